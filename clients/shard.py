@@ -1,0 +1,62 @@
+"""What a client knows of its own data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fed_rebel.datasets import Dataset
+from fed_rebel.model.resnet import BaseModel
+from fed_rebel.settings import Settings
+from fed_rebel.training.compute import Compute
+from fed_rebel.training.setup import prepare
+from partitions import Shard, label_histogram, smoothed_shares
+
+
+@dataclass(frozen=True, eq=False)
+class ClientShard:
+    """A client's images, their labels' histogram, and the frozen base model that teaches it."""
+
+    shard: Shard
+    dataset: Dataset
+    base: BaseModel
+    compute: Compute
+
+    @property
+    def client(self) -> int:
+        """The client's number, from 0."""
+        return self.shard.client
+
+    @property
+    def samples(self) -> int:
+        """Training images."""
+        return len(self.shard.train)
+
+    @property
+    def classes(self) -> int:
+        """Classes of the data set, C."""
+        return len(self.dataset.classes)
+
+    @property
+    def label_counts(self) -> np.ndarray:
+        """Training images of each class, int64 [C]."""
+        return label_histogram(self.dataset.train.labels[self.shard.train], self.classes)
+
+    @property
+    def present(self) -> Tensor:
+        """Which classes have a training image, bool [C]."""
+        return torch.from_numpy(self.label_counts > 0).to(self.compute.device)
+
+    @property
+    def shares(self) -> Tensor:
+        """Smoothed label shares, float32 [C], all above 0."""
+        return torch.from_numpy(smoothed_shares(self.label_counts)).float()
+
+
+def open_shard(settings: Settings, client: int) -> ClientShard:
+    """The shard of a client. Raises `ValueError` where the partition has no such client."""
+    setup = prepare(settings)
+    if not 0 <= client < len(setup.partition.shards):
+        raise ValueError(f"partition-id = {client}: allowed: 0 to {len(setup.partition.shards) - 1}")
+    return ClientShard(setup.partition.shards[client], setup.dataset, setup.base, setup.compute)

@@ -1,0 +1,163 @@
+"""A client's side of each stage."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clients import private_state
+from clients.shard import ClientShard, open_shard
+from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
+from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.batches import training_batches
+from fed_rebel.training.stages import (
+    Batches,
+    Distillation,
+    FineTuning,
+    batch_norm_statistics,
+    distill,
+    finetune,
+    noise,
+)
+from fed_rebel.training.warm_start import build_model, fit_code
+from strategy.messages import Order, Reply, Stage
+
+
+def train(order: Order, client: int) -> Reply:
+    """Carry out a round's order for one client. Its private state is on disk before and after."""
+    torch.set_num_threads(order.settings.engine.threads)
+    shard = open_shard(order.settings, client)
+    if order.stage is Stage.WARM_START:
+        return _warm_start(order, shard)
+    if order.stage is Stage.PRIVATE_START:
+        return _private_start(order, shard)
+    if order.stage is Stage.FINETUNE:
+        return _finetune(order, shard)
+    return _distill(order, shard)
+
+
+def restore(order: Order, shard: ClientShard) -> Rebel:
+    """The client's model: its own private parts, and the shared ones of the order."""
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    own = private_state.load(Path(order.run), order.round, shard.client)
+    # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
+    statistics = _statistics(model)
+    model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
+    return shard.compute.place(model)
+
+
+def _warm_start(order: Order, shard: ClientShard) -> Reply:
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    model.load_parts(order.tensors)
+    shard.compute.place(model)
+    rate = order.settings.train.warm_start_rate
+    stage = _distillation(order, ("head1", "head2", "early"), rate, update_statistics=True)
+    losses = _run_distillation(order, shard, model, stage, present=shard.present)
+    fit_code(model, shard.dataset, shard.shard.train, shard.compute)
+    tensors = _on_cpu(model.parts(*PRIVATE, "head2"))
+    return Reply(shard.client, shard.samples, tensors, losses, tuple(shard.label_counts.tolist()))
+
+
+def _private_start(order: Order, shard: ClientShard) -> Reply:
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    model.load_parts(order.tensors)
+    if order.settings.early.prior == "shares":
+        model.early.apply_prior(shard.shares)
+    shard.compute.place(model)
+    fit_code(model, shard.dataset, shard.shard.train, shard.compute)
+    _save_private(order, shard, model)
+    return Reply(shard.client, shard.samples)
+
+
+def _distill(order: Order, shard: ClientShard) -> Reply:
+    settings = order.settings
+    model = restore(order, shard)
+    trained = ["early"]
+    if settings.head1 == "local" or (settings.head1 == "shared" and order.stage is Stage.DISTILL):
+        trained.append("head1")
+    if order.stage is Stage.DISTILL:
+        trained.append("head2")
+    stage = _distillation(order, tuple(trained), settings.train.distill_rate, _statistics_move(order))
+    losses = _run_distillation(order, shard, model, stage)
+    if settings.head1 != "frozen":
+        fit_code(model, shard.dataset, shard.shard.train, shard.compute)
+    _save_private(order, shard, model)
+    averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
+    sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
+    return Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)
+
+
+def _finetune(order: Order, shard: ClientShard) -> Reply:
+    train = order.settings.train
+    model = restore(order, shard)
+    stage = FineTuning(train.finetune_rate, _statistics_move(order))
+    optimiser = stage.optimiser(model)
+    log_shares = shard.shares.log().to(shard.compute.device) if train.logit_adjustment else None
+    generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
+    epochs = [
+        finetune(model, batches, stage, optimiser, shard.compute, generator, log_shares)
+        for batches in _epochs(order, shard)
+    ]
+    if order.settings.base.batch_norm == "local":
+        _save_private(order, shard, model)
+    return Reply(shard.client, shard.samples, _to_send(order, model, SHARED), _mean(epochs))
+
+
+def _distillation(order: Order, trained: tuple[str, ...], rate: float, update_statistics: bool) -> Distillation:
+    early_rate = rate * order.settings.train.early_rate_factor
+    return Distillation(trained, rate, early_rate, order.settings.loss, update_statistics)
+
+
+def _run_distillation(
+    order: Order,
+    shard: ClientShard,
+    model: Rebel,
+    stage: Distillation,
+    present: torch.Tensor | None = None,
+) -> dict[str, float]:
+    optimiser = stage.optimiser(model)
+    generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
+    epochs = [
+        distill(model, shard.base.head, batches, stage, optimiser, shard.compute, generator, present)
+        for batches in _epochs(order, shard)
+    ]
+    return _mean(epochs)
+
+
+def _epochs(order: Order, shard: ClientShard) -> list[Batches]:
+    train = order.settings.train
+    entropy = [order.settings.seed, shard.client, order.round]
+    rngs = [np.random.default_rng([*entropy, epoch]) for epoch in range(train.local_epochs)]
+    return [training_batches(shard.dataset, shard.shard.train, train.batch_size, rng) for rng in rngs]
+
+
+def _statistics_move(order: Order) -> bool:
+    return order.settings.base.batch_norm != "frozen"
+
+
+def _save_private(order: Order, shard: ClientShard, model: Rebel) -> None:
+    tensors = model.parts(*PRIVATE)
+    if order.settings.base.batch_norm == "local":
+        statistics = _statistics(model)
+        tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in statistics}
+    private_state.save(Path(order.run), order.round, shard.client, _on_cpu(tensors))
+
+
+def _to_send(order: Order, model: Rebel, parts: Iterable[str]) -> Tensors:
+    """The trained parts; BatchNorm's statistics only where they are to be averaged, integers never."""
+    kept: set[str] = set() if order.settings.base.batch_norm == "aggregate" else _statistics(model)
+    tensors = _on_cpu(model.parts(*parts))
+    return {name: t for name, t in tensors.items() if name not in kept and t.is_floating_point()}
+
+
+def _statistics(model: Rebel) -> set[str]:
+    return batch_norm_statistics(model.head2, "head2") | batch_norm_statistics(model.tail, "tail")
+
+
+def _on_cpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _mean(epochs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(epoch[name] for epoch in epochs) / len(epochs) for name in epochs[0]}

@@ -1,0 +1,196 @@
+"""The command line, nothing else."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fed_rebel.launch.progress import ProgressDisplay
+    from fed_rebel.runs import RunDirectory
+    from fed_rebel.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def about() -> None:
+    """Federated ReBEL: clients whose data differ train a small head and an early classifier of their own, and share
+    the rest of the network.
+
+    Start with: fed-rebel simulate
+    """
+
+
+SettingsFile = Annotated[Path | None, typer.Argument(help="A TOML file of settings.", show_default=False)]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="demo, cifar100 or paper; demo where neither a file nor a preset is given.", show_default=False),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.", show_default=False),
+]
+
+
+@app.command()
+def simulate(
+    settings: SettingsFile = None,
+    preset: Preset = None,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run directory; a new one under runs/ by default.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="ray or inline; short for --set engine.kind=...", show_default=False)
+    ] = None,
+) -> None:
+    """Run a federated simulation, print the table of clients, and write the run directory and its report.
+
+    Examples:
+
+        fed-rebel simulate
+
+        fed-rebel simulate --preset cifar100 --set partition.alpha=0.01 --set seed=1 --out runs/skewed
+    """
+    with _bad_input():
+        engine_change = [f"engine.kind={engine}"] if engine else []
+        chosen = _settings(settings, preset, [*(changes or ()), *engine_change])
+        place = out or _new_run(chosen)
+        with _display() as display:
+            from fed_rebel.launch.simulation import begin
+
+            run = begin(chosen, place, display)
+    _run(run, chosen)
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="The directory of a run that was stopped.")]) -> None:
+    """Go on with a run that was stopped, from its last finished round; it ends as if it had not been."""
+    with _bad_input():
+        from fed_rebel.runs import RunDirectory
+
+        directory, chosen = RunDirectory.open(run)
+    _run(directory, chosen)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The directory of a finished run.")]) -> None:
+    """Write report.html and figures/ into the directory of a finished run, and print its table of clients."""
+    with _bad_input():
+        _report(run)
+
+
+@app.command()
+def pretrain(
+    settings: SettingsFile = None,
+    preset: Preset = None,
+    changes: Changes = None,
+    out: Annotated[Path | None, typer.Option(help="Write the weights to this file too.", show_default=False)] = None,
+) -> None:
+    """Train the base model (base.weights = train) and the pooled warm start (warm_start.weights = pooled).
+
+    Both are kept in the data directory's cache under a name made of their settings, so that simulations with the same
+    settings find them; a training that was stopped goes on where it was. With --out the weights are written there
+    too, as a file that base.weights or warm_start.weights takes.
+
+    Example: fed-rebel pretrain --preset cifar100 --set base.epochs=20
+    """
+    with _bad_input():
+        chosen = _settings(settings, preset, changes)
+        with _display() as display:
+            from fed_rebel.launch.pretrain import pretrain as run_pretrain
+
+            run_pretrain(chosen, display, out)
+
+
+def _settings(source: Path | None, preset: str | None, changes: list[str] | None) -> "Settings":
+    from fed_rebel.settings import SettingsError, load
+
+    if source is not None and preset is not None:
+        raise SettingsError(f"--preset {preset} and the file {source}: give one of the two")
+    if source is None and preset is None:
+        preset = "demo"
+    return load(source, changes or (), preset=preset)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Wrong settings, data or files: one line on standard error, exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"fed-rebel: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _run(directory: "RunDirectory", chosen: "Settings") -> None:
+    """Run what is left; a failed run exits 1, an interrupted one 130, and both say how to go on."""
+    from fed_rebel.launch.simulation import run
+
+    go_on = f"go on with: fed-rebel resume {_shown(directory.path)}"
+    try:
+        with _display() as display:
+            run(chosen, directory, display)
+    except KeyboardInterrupt:
+        print(f"fed-rebel: interrupted; {go_on}", file=sys.stderr, flush=True)
+        os._exit(130)  # clients that are at work would be waited for
+    except Exception as error:
+        print(f"fed-rebel: the run failed: {_one_line(error)}; {go_on}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    with _bad_input():
+        _report(directory.path)
+
+
+def _report(run: Path) -> None:
+    import pandas as pd
+    from rich.console import Console
+
+    from fed_rebel.report import clients_table, write_report
+
+    page = write_report(run)
+    console = Console()
+    console.print(clients_table(pd.read_csv(run / "clients.csv")))
+    console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False)
+
+
+def _new_run(chosen: "Settings") -> Path:
+    name = f"{Path(chosen.data.name).stem}-{chosen.partition.kind}-{chosen.partition.alpha:g}-seed{chosen.seed}"
+    numbered = (Path("runs") / f"{name}{suffix}" for suffix in ["", *(f"-{n}" for n in range(2, 10_000))])
+    return next(path for path in numbered if not path.exists())
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be told from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _display() -> Iterator["ProgressDisplay"]:
+    from rich.console import Console
+
+    import fed_rebel.launch  # noqa: F401 - sets Flower's and Ray's environment before they are imported
+    from fed_rebel.launch.progress import ProgressDisplay
+
+    with ProgressDisplay(Console(stderr=True)) as display:
+        yield display
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

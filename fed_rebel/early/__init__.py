@@ -1,0 +1,61 @@
+"""Early classifiers: what labels a code on the device, and regularises it in training."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fed_rebel.early.classifier import Answer, EarlyClassifier, Parameterisation, PosteriorKind, Spec, answer
+from fed_rebel.early.gmc_diagonal import GMCDiagonal
+from fed_rebel.early.gmc_full import GMCFull
+from fed_rebel.early.gmc_precision import GMCPrecision
+from fed_rebel.early.linear import Linear
+from fed_rebel.early.mixture import GaussianMixture
+from fed_rebel.early.start import start_from_codes, start_random
+
+__all__ = [
+    "KINDS",
+    "Answer",
+    "EarlyClassifier",
+    "GaussianMixture",
+    "answer",
+    "build",
+    "start_from_codes",
+    "start_random",
+]
+
+RANDOM_STD = 0.05
+"""Of the means that a mixture starts with until there are codes to start from."""
+
+
+def _gmc(spec: Spec) -> EarlyClassifier:
+    return GMCPrecision(spec) if spec.parameterisation == "precision" else GMCFull(spec)
+
+
+KINDS: dict[str, Callable[[Spec], EarlyClassifier]] = {"gmc": _gmc, "gmc-diag": GMCDiagonal, "linear": Linear}
+"""``early.kind`` to what builds it."""
+
+
+def build(
+    kind: str,
+    *,
+    classes: int,
+    seed: int,
+    code: int = 867,
+    components: int = 8,
+    projection: int | None = 434,
+    parameterisation: Parameterisation = "covariance",
+    posterior: PosteriorKind = "diagonal",
+) -> EarlyClassifier:
+    """An early classifier at its start: a function of its arguments alone, so the same on every client.
+
+    ``Spec`` tells what the arguments mean. Components, projection and posterior are the mixtures',
+    parameterisation the full mixture's; the linear classifier has none of them. Raises ValueError for what is
+    not allowed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"early.kind = {kind!r}: must be one of {', '.join(KINDS)}")
+    spec = Spec(classes, seed, code, components, projection, parameterisation, posterior)
+    early = KINDS[kind](spec)
+    if isinstance(early, GaussianMixture):
+        start_random(early, RANDOM_STD, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"early"))))
+    return early

@@ -1,0 +1,7 @@
+"""From scores to routing: coverage curves, and thresholds calibrated on validation data."""
+
+from fed_rebel.exits.calibrate import calibrate, route
+from fed_rebel.exits.curve import Curve, at_coverage, coverage_curve
+from fed_rebel.exits.target import Target
+
+__all__ = ["Curve", "Target", "at_coverage", "calibrate", "coverage_curve", "route"]

@@ -1,0 +1,48 @@
+"""The threshold that meets a target, found on validation data, and the routing it gives."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fed_rebel.exits.curve import Curve, coverage_curve
+from fed_rebel.exits.target import Target
+
+
+def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayLike, target: Target) -> float:
+    """The threshold on the score that meets `target` on a client's (or all clients' pooled) validation data.
+
+    Arguments and ValueErrors as in `coverage_curve`. The point of the curve that is chosen has, for
+
+    - best: the highest overall accuracy, of several the one with the largest coverage;
+    - coverage: the smallest coverage that reaches the wanted one;
+    - accuracy: the largest coverage at which the answered queries reach the wanted local accuracy, else 0.
+
+    On validation every threshold between the lowest answered score and the next one below routes alike. Their
+    midpoint is returned. On new queries either end would be biased: of n queries the k surest leave, on
+    average, k / (n + 1) of all queries above the k-th score and (k + 1) / (n + 1) above the next. So the
+    threshold is -inf where all are answered, and inf where none is.
+    """
+    curve = coverage_curve(score, local_correct, remote_correct)
+    point = _chosen_point(curve, target)
+    if point == 0:
+        return float("inf")
+    if point == len(curve.thresholds) - 1:
+        return float("-inf")
+    answered, sent = curve.thresholds[point], curve.thresholds[point + 1]
+    middle = 0.5 * answered + 0.5 * sent
+    return float(middle if middle > sent else answered)  # neighbouring floats have no middle
+
+
+def route(score: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """[N] bool: the queries of score [N] that are answered locally, those with score >= threshold."""
+    # In float64: in float32 a midpoint between two neighbouring scores would be rounded onto one of them.
+    return np.asarray(score, np.float64) >= threshold
+
+
+def _chosen_point(curve: Curve, target: Target) -> int:
+    if target.kind == "best":
+        return int(np.flatnonzero(curve.overall == curve.overall.max())[-1])
+    assert target.value is not None  # Target sees to it
+    if target.kind == "coverage":
+        return int(np.flatnonzero(curve.coverage >= target.value)[0])
+    reached = np.flatnonzero(curve.local_answered >= target.value)  # NaN, where none is answered, reaches nothing
+    return int(reached[-1]) if reached.size else 0

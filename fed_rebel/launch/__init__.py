@@ -1,0 +1,9 @@
+"""Starting simulations and trainings: in this process, or on Ray."""
+
+import os
+
+# Read by Flower and Ray when they are imported: no telemetry, no update checks, no usage statistics.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -1,0 +1,52 @@
+"""The Ray engine: Flower's simulation, its clients actors of a Ray cluster."""
+
+import logging
+import os
+
+import ray
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from fed_rebel.launch.clients_at_once import clients_at_once
+from fed_rebel.settings import Settings
+from strategy.rebel import Server
+
+
+def run_on_ray(server: Server, client_app: ClientApp) -> None:
+    """Run what is left of a run on Ray: on the cluster of RAY_ADDRESS where that is set, else on one of its own.
+
+    A Ray of its own offers as many CPUs as clients train at once, and each actor takes one.
+    """
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        server.federate(grid)
+
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    settings = server.settings
+    at_once = clients_at_once(settings)
+    init_args: dict[str, str | int | bool] = {"include_dashboard": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:
+        init_args["num_cpus"] = at_once
+    try:
+        run_simulation(
+            server_app,
+            client_app,
+            num_supernodes=settings.partition.clients,
+            backend_config={
+                "init_args": init_args,
+                "client_resources": {"num_cpus": 1, "num_gpus": _gpu_share(settings, at_once)},
+            },
+        )
+    finally:
+        ray.shutdown()
+
+
+def _gpu_share(settings: Settings, at_once: int) -> float:
+    import torch
+
+    gpus = torch.cuda.device_count() if settings.engine.device != "cpu" else 0
+    return min(1.0, gpus / at_once)

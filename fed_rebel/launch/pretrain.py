@@ -1,0 +1,83 @@
+"""Train, or find in the cache, what a simulation starts from."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fed_rebel import tensor_file
+from fed_rebel.early import answer
+from fed_rebel.launch.progress import ProgressDisplay
+from fed_rebel.model.rebel import Rebel
+from fed_rebel.settings import Settings
+from fed_rebel.training.batches import evaluation_batches
+from fed_rebel.training.pretrained import warm_start
+from fed_rebel.training.setup import Setup, prepare
+from fed_rebel.training.warm_start import WarmStart, build_model, remote_accuracy
+
+
+def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, WarmStart]:
+    """Data, partition, base model and warm start of a run, with a progress bar for what has to be trained first."""
+    with display.training("base model", settings.base.epochs) as base_epoch_done:
+        setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
+    warm = settings.warm_start
+    before = {"mimic": 0, "distillation": 1, "fine-tuning": 1 + warm.epochs}
+    with display.training("warm start", 1 + warm.epochs + warm.finetune_epochs) as warm_epoch_done:
+        start = warm_start(
+            settings,
+            setup.dataset,
+            setup.base,
+            setup.compute,
+            lambda stage, epoch, epochs, losses: warm_epoch_done(before[stage] + epoch, stage),
+        )
+    return setup, start
+
+
+def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = None) -> None:
+    """Make a run's base model and warm start ready, and print how good they are on the test images.
+
+    Writes the warm start, where the settings want one, else the base model, to `out` where that is given: in half
+    precision, which keeps a shipped file small.
+    """
+    setup, start = make_ready(settings, display)
+    print(f"base model: {100 * _base_accuracy(setup):.2f} % of {len(setup.dataset.test)} test images")
+    made = setup.base.state_dict()
+    if settings.warm_start.weights != "none":
+        model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
+        model.load_parts(start.tensors)
+        setup.compute.place(model).eval()
+        print(f"warm start, remote: {100 * remote_accuracy(model, setup.dataset, setup.compute):.2f} %")
+        for coverage, accuracy in _local_accuracy(model, setup).items():
+            print(f"warm start, local at {coverage} % coverage: {100 * accuracy:.2f} %")
+        made = start.to_tensors()
+    if out is not None:
+        tensor_file.write(out, {name: _half(tensor) for name, tensor in made.items()})
+        print(f"written to {out}")
+
+
+def _base_accuracy(setup: Setup) -> float:
+    test, right = setup.dataset.test, 0
+    with torch.inference_mode(), setup.compute.autocast():
+        for images, labels in evaluation_batches(setup.dataset, test, np.arange(len(test))):
+            right += int((setup.base(images.to(setup.compute.device)).argmax(1).cpu() == labels).sum())
+    return right / len(test)
+
+
+def _local_accuracy(model: Rebel, setup: Setup) -> dict[int, float]:
+    """Accuracy of the early classifier on the queries it is surest of, by their share in per cent."""
+    test = setup.dataset.test
+    scores, right = [], []
+    with torch.inference_mode():
+        for images, labels in evaluation_batches(setup.dataset, test, np.arange(len(test))):
+            with setup.compute.autocast():
+                code = model.head1(images.to(setup.compute.device)).mu
+            local = answer(model.early.class_scores(code.flatten(1)))
+            scores.append(local.score.cpu())
+            right.append(local.label.cpu() == labels)
+    surest_first = torch.cat(right)[torch.cat(scores).argsort(descending=True)].float()
+    return {percent: surest_first[: len(test) * percent // 100].mean().item() for percent in (5, 10, 20, 50, 100)}
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor

@@ -1,0 +1,43 @@
+"""Start a simulation, or go on with one, on the engine that its settings name."""
+
+from pathlib import Path
+
+from clients.app import app as client_app
+from fed_rebel.exits import Target
+from fed_rebel.launch.clients_at_once import clients_at_once
+from fed_rebel.launch.pretrain import make_ready
+from fed_rebel.launch.progress import ProgressDisplay
+from fed_rebel.runs import RunDirectory
+from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.training.setup import prepare
+from strategy.rebel import Server
+
+
+def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirectory:
+    """Everything that can be wrong with settings, data and the place for the run, before the run starts.
+
+    Trains what the settings want trained first (base model, pooled warm start). Raises `ValueError`.
+    """
+    Target.parse(settings.exits.target)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"--out {out}: exists; name a new directory, or go on with: fed-rebel resume {out}")
+    setup, _ = make_ready(settings, display)
+    return RunDirectory.create(out, settings, setup.partition)
+
+
+def run(settings: Settings, directory: RunDirectory, display: ProgressDisplay) -> None:
+    """Run every round that is not finished and write the results. Raises `RunFailed` and what the engine raises."""
+    prepare(settings)
+    server = Server(settings, directory, display)
+    if settings.engine.kind == "ray":
+        from fed_rebel.launch.on_ray import run_on_ray
+
+        run_on_ray(server, client_app)
+    else:
+        from fed_rebel.launch.inline import InlineGrid
+
+        grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
+        try:
+            server.federate(grid)
+        finally:
+            grid.close()

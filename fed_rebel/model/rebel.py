@@ -1,0 +1,44 @@
+"""ReBEL: the parts put together, and which of them is whose."""
+
+import torch
+from torch import Tensor, nn
+
+from fed_rebel import tensor_file
+from fed_rebel.early import EarlyClassifier
+from fed_rebel.model.code import EightBitCode
+from fed_rebel.model.heads import Head1, Head2
+from fed_rebel.model.resnet import Tail
+
+PRIVATE = ("head1", "code", "early")
+"""The device's parts: after the warm start they never leave a client."""
+SHARED = ("head2", "tail")
+"""The server's parts: federated."""
+
+
+class Rebel(nn.Module):
+    """Head1, the eight-bit code and the early classifier of a device; Head2 and Tail of the server."""
+
+    def __init__(self, early: EarlyClassifier, tail: Tail, channels: int, seed: int) -> None:
+        """Fresh Head1 and Head2 from the seed alone; `channels` are those of the features that Tail takes."""
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head1, self.head2 = Head1(), Head2(channels)
+        self.code, self.early, self.tail = EightBitCode(), early, tail
+
+    def remote_logits(self, code: Tensor) -> Tensor:
+        """What the server makes of codes [B, 3, 17, 17] that came through the eight bits: logits [B, C]."""
+        return self.tail(self.head2(code)).float()
+
+    def parts(self, *names: str) -> tensor_file.Tensors:
+        """The tensors of some of the parts, each under `part.name`, detached."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name.split(".", 1)[0] in names}
+
+    def load_parts(self, tensors: tensor_file.Tensors) -> None:
+        """Take tensors under `part.name`. Raises `ValueError` for an unknown name or a wrong shape."""
+        own = self.state_dict()
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                expected = tuple(own[name].shape) if name in own else "no such tensor"
+                raise ValueError(f"tensor {name} {tuple(tensor.shape)}: does not fit the model ({expected})")
+            own[name].copy_(tensor)

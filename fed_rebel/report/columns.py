@@ -1,0 +1,58 @@
+"""The columns of the table of clients, and how their numbers are written."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its key in clients.csv, its heading, and what turns a value into text."""
+
+    key: str
+    heading: str
+    write: Callable[[float], str]
+
+    def text(self, value: float) -> str:
+        """The value as it is shown; a dash where it is undefined."""
+        return "–" if math.isnan(value) else self.write(value)  # noqa: RUF001
+
+    def text_of_sd(self, value: float) -> str:
+        """A standard deviation in the units of this column: never with a plus."""
+        return self.text(value).removeprefix("+")
+
+
+def count(value: float) -> str:
+    """2000 as "2,000", a mean of 5.4 as "5.4"."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def index(value: float) -> str:
+    """A number in [0, 1], with two decimals."""
+    return f"{value:.2f}"
+
+
+def percent(value: float) -> str:
+    """A fraction in per cent, with one decimal and no sign for per cent."""
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+COLUMNS = (
+    Column("client", "client", count),
+    Column("train_size", "images", count),
+    Column("classes", "classes", count),
+    Column("gini", "Gini", index),
+    Column("local_acc", "local", percent),
+    Column("local_acc_start", "local\nat start", percent),
+    Column("remote_acc", "remote", percent),
+    Column("remote_acc_prior", "remote\n+ prior", percent),
+    Column("overall_acc", "overall", percent),
+    Column("coverage", "coverage", percent),
+    Column("gain", "gain", points),
+)

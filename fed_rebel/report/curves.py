@@ -1,0 +1,38 @@
+"""The coverage curves of all clients, read at the same coverages."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fed_rebel.exits import coverage_curve
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClientCurves:
+    """The curves of n clients at G coverages, on their test shards; accuracies in [0, 1]."""
+
+    clients: tuple[int, ...]
+    coverage: Floats  # [G] from 0 to 1
+    local_answered: Floats  # [n, G] local accuracy of the answered queries; NaN at coverage 0
+    overall: Floats  # [n, G] overall accuracy
+    overall_prior: Floats  # [n, G] overall accuracy where the server knows the client's label shares
+
+
+def client_curves(predictions: pd.DataFrame, steps: int = 100) -> ClientCurves:
+    """The curves that follow from the test rows of `predictions.parquet`, at steps + 1 even coverages."""
+    coverage = np.linspace(0, 1, steps + 1)
+    curves = []
+    test = predictions[predictions["split"] == "test"]
+    for client, rows in test.groupby("client", sort=True):
+        score, label = rows["score"].to_numpy(), rows["label"].to_numpy()
+        local = rows["local_label"].to_numpy() == label
+        plain = coverage_curve(score, local, rows["remote_label"].to_numpy() == label)
+        prior = coverage_curve(score, local, rows["remote_prior_label"].to_numpy() == label)
+        answered = plain.local_answered_at(coverage)
+        curves.append((client, answered, plain.overall_at(coverage), prior.overall_at(coverage)))
+    clients, *stacked = zip(*curves, strict=True)
+    return ClientCurves(clients, coverage, *(np.stack(each) for each in stacked))

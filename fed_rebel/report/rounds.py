@@ -1,0 +1,33 @@
+"""What the rounds did, from `rounds.jsonl`."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+ACCURACIES = ("local_acc", "remote_acc", "overall_acc")
+
+
+def read_rounds(path: Path) -> pd.DataFrame:
+    """The rows of `rounds.jsonl`, a row per client and round; empty where there is no such file.
+
+    The last line of a run that was killed may be cut short: a line that is not JSON ends the reading. A round
+    that was run again after a resume counts once, as it was run last.
+    """
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        rows.append(row)
+    measured = [*ACCURACIES, "bytes_up", "bytes_down"]
+    rounds = pd.DataFrame(rows).reindex(columns=["stage", "round", "client", *measured])
+    rounds[measured] = rounds[measured].astype(float)  # a metric that no round has would be of type object
+    return rounds.drop_duplicates(["stage", "round", "client"], keep="last")
+
+
+def mean_accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Plain means over clients of the accuracies: a row an evaluated round, in the order of running."""
+    means = rounds.groupby(["stage", "round"], sort=False)[list(ACCURACIES)].mean()
+    return means.dropna(how="all").reset_index()

@@ -1,0 +1,164 @@
+"""The run directory: written as the run goes, resumed from, read by reports.
+
+    <run>/settings.toml, environment.json, partition.npz, warm_start.safetensors, rounds.jsonl,
+    <run>/shared.safetensors -> current/shared.safetensors
+    <run>/private            -> current/private
+    <run>/current            -> rounds/<n>, the last finished round
+    <run>/clients.csv, predictions.parquet, report.html, figures/   at the end
+
+A round is written into `rounds/<n>` and becomes current by one rename of the link `current`: a kill at any moment
+loses at most the round that was running.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fed_rebel import tensor_file
+from fed_rebel.settings import Settings, SettingsError, load
+from partitions import Partition
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, partition: Partition) -> "RunDirectory":
+        """A new run. Raises `SettingsError` where the directory exists and is not empty, or cannot be written."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
+        run = cls(path.resolve())
+        try:
+            (run.path / "rounds").mkdir(parents=True)
+            partition.save(run.path / "partition.npz")
+            tensor_file.replace(run.path / "environment.json", json.dumps(_environment(), indent=2).encode())
+            _link(run.path / "shared.safetensors", "current/shared.safetensors")
+            _link(run.path / "private", "current/private")
+            # Last: a directory without settings is no run.
+            tensor_file.replace(run.path / "settings.toml", settings.to_toml().encode())
+        except OSError as error:
+            raise SettingsError(f"--out {path}: cannot be written ({error.strerror}); name another") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> tuple["RunDirectory", Settings]:
+        """A run that was begun, and its settings. Raises `SettingsError` where there is none."""
+        if not (path / "settings.toml").is_file():
+            raise SettingsError(f"{path}: no run here (no settings.toml); give the directory of a run")
+        return cls(path.resolve()), load(path / "settings.toml")
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds that are finished; the next to run has this number."""
+        current = self.path / "current"
+        return int(os.readlink(current).rsplit("/", 1)[-1]) + 1 if current.is_symlink() else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final results are there."""
+        return (self.path / "clients.csv").is_file()
+
+    def round_path(self, number: int) -> Path:
+        """Where a round is written."""
+        return self.path / "rounds" / f"{number:04d}"
+
+    def shared(self) -> tensor_file.Tensors:
+        """The server's tensors after the last finished round."""
+        return tensor_file.read(self.path / "shared.safetensors")
+
+    def begin_round(self, number: int) -> None:
+        """An empty place for a round's files: whatever an interrupted try of it left is removed."""
+        shutil.rmtree(self.round_path(number), ignore_errors=True)
+        for part in ("private", "evaluation"):
+            (self.round_path(number) / part).mkdir(parents=True)
+
+    def finish_round(self, number: int, shared: tensor_file.Tensors, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Make a round current: its private states, those it left unchanged, the server's tensors, and its rows."""
+        here, before = self.round_path(number), self.round_path(number - 1)
+        for state in (before / "private").glob("*.safetensors"):
+            if not (here / "private" / state.name).exists():
+                os.link(state, here / "private" / state.name)
+        tensor_file.write(here / "shared.safetensors", shared)
+        self._append_rows(number, rows)
+        _link(self.path / "current", f"rounds/{number:04d}")
+        shutil.rmtree(before, ignore_errors=True)
+
+    def evaluations(self, number: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        """What clients wrote of themselves in a round's evaluation: a record a client, and all predictions."""
+        folder = self.round_path(number) / "evaluation"
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        records.sort(key=lambda record: record["client"])
+        frames = [pd.read_parquet(folder / f"{record['client']}.parquet") for record in records]
+        return records, pd.concat(frames, ignore_index=True)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `rounds.jsonl` of finished rounds."""
+        path = self.path / "rounds.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        # A kill can leave a torn last line, or whole rows of the round that it interrupted.
+        whole = [json.loads(line) for line in lines if line.endswith("}")]
+        return [row for row in whole if row["round"] < self.rounds_done]
+
+    def write_results(self, clients: pd.DataFrame, predictions: pd.DataFrame) -> None:
+        """`predictions.parquet`, then `clients.csv`, whose presence says that the run is finished."""
+        tensor_file.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
+        tensor_file.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
+
+    def _append_rows(self, number: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        path = self.path / "rounds.jsonl"
+        kept = self.rows()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if path.exists() and path.read_text(encoding="utf-8").count("\n") != len(kept):
+            tensor_file.replace(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def private_file(run: Path, number: int, client: int) -> Path:
+    """Where a client's private state of a round is written."""
+    return run / "rounds" / f"{number:04d}" / "private" / f"{client}.safetensors"
+
+
+def _link(path: Path, target: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, path)
+
+
+def _environment() -> dict[str, Any]:
+    names = ("fed-rebel", "flwr", "ray", "torch", "torchvision", "numpy", "scipy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "commit": commit or "unknown",
+    }

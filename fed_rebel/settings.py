@@ -1,0 +1,303 @@
+"""Every setting of a run: one frozen, typed tree, checked when it is made.
+
+The same dotted keys serve TOML files, `--set KEY=VALUE` and Flower's run configuration.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Scalar = str | int | float | bool
+
+PRESETS_DIR = next(
+    folder
+    for folder in (Path(__file__).parent / "presets", Path(__file__).parent.parent / "presets")
+    if folder.is_dir()
+)
+
+
+class SettingsError(ValueError):
+    """One line that names a key, its value and what is allowed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Data(_Section):
+    name: str = "glyphs100"
+    """`cifar100`, `glyphs100`, or the path of an .npz or a folder of pictures."""
+    dir: str = ""
+    """The data directory; empty: FED_REBEL_DATA, else the platform's cache directory."""
+
+
+class PartitionSettings(_Section):
+    kind: Literal["by-client", "by-class", "iid", "shards"] = "by-client"
+    alpha: Annotated[float, Field(ge=1e-4, le=1e4)] = 0.1
+    """Concentration of the Dirichlet draw: small is skewed."""
+    clients: Annotated[int, Field(ge=1, le=1000)] = 10
+    samples: Count = 1000
+    """Training images a client (their mean where quantity is skewed); 0: all there are."""
+    classes: Positive = 5
+    """Classes a client, for `shards`."""
+    quantity: Literal["equal", "dirichlet", "log-normal"] = "equal"
+    quantity_skew: Annotated[float, Field(gt=0, le=1e4)] = 1.0
+    """Concentration of the Dirichlet sizes, or sigma of the log-normal ones."""
+
+
+class Base(_Section):
+    backbone: Literal["resnet20", "resnet18", "resnet50"] = "resnet20"
+    weights: str = "shipped"
+    """`shipped`, `train` (on the pooled training data without the hold-out), or a safetensors file."""
+    batch_norm: Literal["frozen", "aggregate", "local"] = "frozen"
+    """Running statistics during the rounds: kept, averaged, or each client's own."""
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    learning_rate: Rate = 0.2
+    weight_decay: Weight = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    compile: bool = False
+    """Train the base model through torch.compile: faster, needs a C++ compiler."""
+
+
+class Early(_Section):
+    kind: Literal["gmc", "gmc-diag", "linear"] = "gmc-diag"
+    components: Positive = 8
+    """Mixture components a class (K)."""
+    projection: Annotated[int, Field(ge=0, le=867)] = 434
+    """Dimensions after the random projection; 0: none. The linear classifier reads the code itself."""
+    prior: Literal["shares", "none"] = "shares"
+    """Private start: multiply the mixture's weights by the client's label shares, or not."""
+    parameterisation: Literal["covariance", "precision"] = "covariance"
+    """What the full GMC learns: L of Sigma = L^T L + I, or the Cholesky factor of Sigma's inverse."""
+    posterior: Literal["diagonal", "full"] = "diagonal"
+    """Covariance of the projected posterior in Eq. 3."""
+
+
+class Loss(_Section):
+    """Weights of Eq. 5."""
+
+    mimic: Weight = 1.0
+    regularisation: Weight = 1e-5
+    early: Weight = 0.1
+
+
+class WarmStart(_Section):
+    """Weights that Head1, Head2 and the early classifier begin with, in place of warm-start rounds."""
+
+    weights: str = "none"
+    """`none`, `shipped`, `pooled` (trained on the pooled data without the hold-out), or a safetensors file."""
+    mixture: Literal["codes", "random"] = "codes"
+    """The pooled warm start's mixture begins with k-means in each class on codes, or with small random means."""
+    epochs: Positive = 10
+    finetune_epochs: Count = 4
+    batch_size: Positive = 128
+    learning_rate: Rate = 3e-3
+    finetune_rate: Rate = 0.05
+
+
+class Rounds(_Section):
+    warm_start: Count = 0
+    distill: Count = 3
+    finetune: Count = 3
+    evaluate_every: Count = 1
+    """Rounds from one evaluation of all clients to the next; 0: only the private start and the last."""
+
+
+class Train(_Section):
+    local_epochs: Positive = 1
+    batch_size: Positive = 64
+    warm_start_rate: Rate = 3e-3
+    """Adam's learning rate in warm-start rounds."""
+    distill_rate: Rate = 3e-4
+    """Adam's learning rate in distillation rounds."""
+    early_rate_factor: Rate = 3.0
+    """The early classifier's learning rate over that of Head1 and Head2."""
+    finetune_rate: Rate = 3e-3
+    """SGD's learning rate in fine-tuning rounds."""
+    logit_adjustment: bool = True
+    """Add the log of the client's label shares to the logits of the fine-tuning cross-entropy."""
+
+
+class StrategySettings(_Section):
+    name: Literal["fedavg"] = "fedavg"
+    weights: Literal["samples", "uniform", "sqrt"] = "samples"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the clients that train in a round."""
+
+
+class Engine(_Section):
+    kind: Literal["ray", "inline"] = "ray"
+    clients_at_once: Count = 0
+    """Clients trained at the same time; 0: one a core."""
+    threads: Positive = 1
+    """torch threads a client."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU or a CPU with AMX, float32 elsewhere."""
+
+
+class Exits(_Section):
+    target: str = "best"
+    """Thresholds are calibrated for: `best` overall accuracy, `coverage:0.46`, or `accuracy:0.8`."""
+    server_prior: bool = False
+    """Correct the server's answers by the client's label shares too."""
+    code: Literal["mean", "sampled"] = "mean"
+    """In evaluation z is the posterior's mean, or a sample of it (the paper's text)."""
+
+
+class Settings(_Section):
+    """Every setting of a run. `flat()` and `from_flat()` turn it into dotted keys and back."""
+
+    seed: Count = 0
+    head1: Literal["local", "frozen", "shared"] = "local"
+    data: Data = Data()
+    partition: PartitionSettings = PartitionSettings()
+    base: Base = Base()
+    early: Early = Early()
+    loss: Loss = Loss()
+    warm_start: WarmStart = WarmStart()
+    rounds: Rounds = Rounds()
+    train: Train = Train()
+    strategy: StrategySettings = StrategySettings()
+    engine: Engine = Engine()
+    exits: Exits = Exits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warm_start.weights != "none" and self.rounds.warm_start:
+            raise ValueError(
+                f"rounds.warm_start = {self.rounds.warm_start}: warm_start.weights = "
+                f"'{self.warm_start.weights}' takes the place of these rounds; allowed: 0, or warm_start.weights = 'none'"
+            )
+        return self
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Scalar]) -> Self:
+        """Settings from dotted keys; what is not named keeps its default. Raises `SettingsError`."""
+        tree: dict[str, Any] = {}
+        for key, value in values.items():
+            _check_known(key)
+            *sections, name = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise SettingsError(_one_line(error)) from None
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every key, dotted, with its value."""
+        return _flatten(self.model_dump())
+
+    def to_toml(self) -> str:
+        """The settings as TOML; `load` reads them back to the same tree."""
+        return tomli_w.dumps(self.model_dump())
+
+
+def load(source: Path | None = None, changes: Iterable[str] = (), *, preset: str | None = None) -> Settings:
+    """Settings from a TOML file or a preset, with `KEY=VALUE` changes on top. Raises `SettingsError`."""
+    values: dict[str, Scalar] = {}
+    if preset is not None:
+        source = PRESETS_DIR / f"{preset}.toml"
+        if preset not in presets():
+            raise SettingsError(f"preset '{preset}': not known; allowed: {', '.join(presets())}")
+    if source is not None:
+        try:
+            values = _flatten(tomllib.loads(source.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise SettingsError(f"settings file '{source}': {error.strerror}; give a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"settings file '{source}': not TOML: {error}") from None
+    return Settings.from_flat(values | dict(_parse_change(change) for change in changes))
+
+
+def presets() -> list[str]:
+    """The names that `--preset` takes."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+
+
+def _parse_change(change: str) -> tuple[str, Scalar]:
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise SettingsError(f"--set {change}: no '='; write KEY=VALUE, for example partition.alpha=0.1")
+    key, text = key.strip(), text.strip()
+    _check_known(key)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    return key, value
+
+
+def _check_known(key: str) -> None:
+    known = list(Settings().flat())
+    if key in known:
+        return
+    by_name = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [
+        by_name[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_name, n=1, cutoff=0.8)
+    ]
+    section = key.split(".")[0] + "."
+    same_section = [name for name in known if name.startswith(section)]
+    hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(same_section or known)}"
+    raise SettingsError(f"{key}: unknown key; {hint}")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return str(first["msg"]).removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    allowed = str(first["msg"]).replace("Input should be ", "").replace("a valid ", "a ")
+    bounds = _bounds(key)
+    if bounds and first["type"] not in ("literal_error",):
+        allowed = f"{allowed.split(' greater')[0].split(' less')[0]}" if "type" in first["type"] else bounds
+    return f"{key} = {first['input']!r}: not allowed; allowed: {allowed}"
+
+
+def _bounds(key: str) -> str:
+    """The range a key's value may take, in words; empty where there is none."""
+    model: Any = Settings
+    *sections, name = key.split(".")
+    for section in sections:
+        model = model.model_fields[section].annotation
+    words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    found = [
+        text.format(getattr(mark, limit))
+        for mark in model.model_fields[name].metadata
+        for limit, text in words.items()
+        if getattr(mark, limit, None) is not None
+    ]
+    kind = {int: "a whole number ", float: "a number "}.get(model.model_fields[name].annotation, "")
+    return kind + " and ".join(found) if found else ""

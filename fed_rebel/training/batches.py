@@ -1,0 +1,36 @@
+"""The order in which a training step meets images."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor, from_numpy
+
+from fed_rebel.datasets import Dataset, Split, augment
+
+
+def training_batches(
+    dataset: Dataset, indices: np.ndarray, size: int, rng: np.random.Generator, *, drop_last: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of augmented, normalised batches: images [B, 3, 32, 32] float32, labels [B] int64."""
+    order = rng.permutation(indices)
+    stop = len(order) - len(order) % size if drop_last else len(order)
+    for start in range(0, stop, size):
+        chosen = order[start : start + size]
+        images = augment.batch(dataset.train.images[chosen], dataset.normalisation, rng, dataset.flip)
+        yield images, from_numpy(dataset.train.labels[chosen])
+
+
+def evaluation_batches(
+    dataset: Dataset, split: Split, indices: np.ndarray, size: int = 500
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised batches of a split's images, in the order of `indices`: as `training_batches`, nothing augmented."""
+    for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        images = augment.batch(split.images[chosen], dataset.normalisation, None, False)
+        yield images, from_numpy(split.labels[chosen])
+
+
+def one_cycle(step: int, steps: int, peak: float, warm_up: float = 0.2) -> float:
+    """Learning rate at a step: up from 0 to `peak` over the first `warm_up` of all steps, then down to 0, both linear."""
+    done = (step + 1) / (steps + 1)
+    return peak * min(done / warm_up, (1 - done) / (1 - warm_up))

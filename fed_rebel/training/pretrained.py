@@ -1,0 +1,151 @@
+"""Where the base model's and the warm start's weights come from: the package, the cache, a file, or training."""
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import torch
+
+from fed_rebel import tensor_file
+from fed_rebel.datasets import Dataset, data_directory
+from fed_rebel.model.resnet import BaseModel, build_base_model
+from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.training.base import EpochDone, base_key, train_base
+from fed_rebel.training.compute import Compute
+from fed_rebel.training.warm_start import EpochDone as WarmEpochDone
+from fed_rebel.training.warm_start import WarmStart, build_model, fresh_start, train_warm_start
+from partitions import hold_out
+
+
+def models_directory(settings: Settings) -> Path:
+    """Where trained base models and warm starts are kept."""
+    return data_directory(settings.data.dir) / "models"
+
+
+def shipped(name: str) -> Path | None:
+    """The weights file of that name in the installed package; None where there is none.
+
+    Under `flwr run` the code comes from an app bundle, which holds no weights: they are then looked for where the
+    package is installed.
+    """
+    folders = [Path(__file__).parent.parent / "weights"]
+    try:
+        installed = metadata.distribution("fed-rebel")
+    except metadata.PackageNotFoundError:
+        pass
+    else:
+        folders.append(Path(str(installed.locate_file("fed_rebel/weights"))))
+        if editable := installed.read_text("direct_url.json"):
+            project = url2pathname(urlparse(json.loads(editable)["url"]).path)
+            folders.append(Path(project) / "fed_rebel" / "weights")
+    return next((file for folder in folders if (file := folder / f"{name}.safetensors").is_file()), None)
+
+
+def base_model(
+    settings: Settings, dataset: Dataset, compute: Compute, epoch_done: EpochDone = lambda *_: None
+) -> BaseModel:
+    """The base model that the settings name, in evaluation mode.
+
+    `train` trains it once on the pooled training data without the hold-out and keeps it in the cache.
+    Raises `SettingsError` where `base.weights` names what is not there or does not fit.
+    """
+    base, classes = settings.base, len(dataset.classes)
+    if base.weights == "train":
+        return _trained_base_model(settings, dataset, compute, epoch_done)
+    if base.weights == "shipped":
+        name = f"{dataset.name}-{base.backbone}-base"
+        if (found := shipped(name)) is None:
+            raise SettingsError(
+                f"base.weights = 'shipped': none for {base.backbone} on {dataset.name}; allowed: 'train' or a file"
+            )
+        path = found
+    else:
+        path = Path(base.weights).expanduser()
+    model = build_base_model(base.backbone, classes, seed=0)
+    load_into(model, tensor_file.read(path), f"base.weights = '{base.weights}'")
+    return compute.place(model).eval()
+
+
+def warm_start(
+    settings: Settings,
+    dataset: Dataset,
+    base: BaseModel,
+    compute: Compute,
+    epoch_done: WarmEpochDone = lambda *_: None,
+) -> WarmStart:
+    """The weights that the settings say every client begins with.
+
+    `pooled` trains them once on the pooled training data without the hold-out and keeps them in the cache.
+    Raises `SettingsError` where `warm_start.weights` names what is not there or does not fit.
+    """
+    weights, classes = settings.warm_start.weights, len(dataset.classes)
+    if weights == "none":
+        return fresh_start(settings, base, classes)
+    if weights == "pooled":
+        return _pooled_warm_start(settings, dataset, base, compute, epoch_done)
+    if weights == "shipped":
+        name = f"{dataset.name}-{settings.base.backbone}-{settings.early.kind}-warm-start"
+        if (found := shipped(name)) is None:
+            raise SettingsError(
+                f"warm_start.weights = 'shipped': none for early.kind = '{settings.early.kind}' with "
+                f"{settings.base.backbone} on {dataset.name}; allowed: 'pooled', 'none' or a file"
+            )
+        path = found
+    else:
+        path = Path(weights).expanduser()
+    try:
+        warm = WarmStart.from_tensors(tensor_file.read(path))
+        build_model(settings, base, classes, warm.early_seed).load_parts(warm.tensors)
+    except ValueError as error:
+        raise SettingsError(f"warm_start.weights = '{weights}': {error}") from None
+    return warm
+
+
+def load_into(module: torch.nn.Module, tensors: tensor_file.Tensors, what: str) -> None:
+    """Load weights of any float type; `SettingsError` naming `what` where names or shapes do not fit."""
+    try:
+        module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise SettingsError(f"{what}: does not fit the model of these settings ({reason})") from None
+
+
+def _pooled_warm_start(
+    settings: Settings, dataset: Dataset, base: BaseModel, compute: Compute, epoch_done: WarmEpochDone
+) -> WarmStart:
+    tail = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in base.state_dict().values())).hexdigest()
+    identity = [
+        dataset.fingerprint,
+        tail,
+        settings.seed,
+        settings.warm_start.model_dump(exclude={"weights"}),
+        settings.early.model_dump(exclude={"prior"}),
+        settings.loss.model_dump(),
+        settings.train.early_rate_factor,
+        compute.bfloat16,
+    ]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path = models_directory(settings) / f"warm-start-{key}.safetensors"
+    if not path.exists():
+        available, _ = hold_out(dataset.train.labels, len(dataset.classes))
+        trained = train_warm_start(settings, dataset, available, base, compute, epoch_done)
+        tensor_file.write(path, trained.to_tensors())
+    return WarmStart.from_tensors(tensor_file.read(path))
+
+
+def _trained_base_model(settings: Settings, dataset: Dataset, compute: Compute, epoch_done: EpochDone) -> BaseModel:
+    key = base_key(dataset, settings.base, settings.seed, compute)
+    finished = models_directory(settings) / f"base-{key}.safetensors"
+    if finished.exists():
+        model = build_base_model(settings.base.backbone, len(dataset.classes), seed=0)
+        load_into(model, tensor_file.read(finished), str(finished))
+        return compute.place(model).eval()
+    available, _ = hold_out(dataset.train.labels, len(dataset.classes))
+    partial = finished.with_suffix(".partial.safetensors")
+    model = train_base(dataset, available, settings.base, settings.seed, compute, partial, epoch_done)
+    tensor_file.write(finished, model.state_dict())
+    partial.unlink()
+    return model

@@ -1,0 +1,130 @@
+"""One epoch of each stage that trains a ReBEL model: joint distillation, and fine-tuning."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fed_rebel.model.code import sample
+from fed_rebel.model.rebel import Rebel
+from fed_rebel.model.resnet import Head
+from fed_rebel.settings import Loss
+from fed_rebel.training.compute import Compute
+from fed_rebel.training.losses import JointLoss, finetuning_loss, joint_loss
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How the joint loss (Eq. 5) is trained: Adam on the parts named in `trained`, the others fixed."""
+
+    trained: tuple[str, ...]
+    rate: float
+    early_rate: float
+    loss: Loss
+    update_statistics: bool
+    """Whether Head2's BatchNorm sees its batches and updates its running statistics, or keeps to them."""
+
+    def optimiser(self, model: Rebel) -> torch.optim.Adam:
+        """A fresh optimiser; the early classifier has a learning rate of its own."""
+        groups = [
+            {
+                "params": list(model.get_submodule(part).parameters()),
+                "lr": self.early_rate if part == "early" else self.rate,
+            }
+            for part in self.trained
+        ]
+        return torch.optim.Adam(groups)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How the cross-entropy of the server's answers is trained: SGD on Head2 and Tail, Head1 fixed."""
+
+    rate: float
+    update_statistics: bool
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def optimiser(self, model: Rebel) -> torch.optim.SGD:
+        """A fresh optimiser."""
+        parameters = [*model.head2.parameters(), *model.tail.parameters()]
+        return torch.optim.SGD(
+            parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=True
+        )
+
+
+def distill(
+    model: Rebel,
+    head: Head,
+    batches: Batches,
+    stage: Distillation,
+    optimiser: torch.optim.Optimizer,
+    compute: Compute,
+    generator: torch.Generator,
+    present: Tensor | None = None,
+) -> dict[str, float]:
+    """Train on the joint loss with the frozen Head as the target (Sec. IV-C). Gives the mean of each term."""
+    _prepare(model, stage.trained, stage.update_statistics)
+    totals: list[Tensor] = []
+    for images, labels in batches:
+        images, labels = images.to(compute.device), labels.to(compute.device)
+        with compute.autocast():
+            with torch.no_grad():
+                target = head(images)
+            posterior = model.head1(images)
+            code = sample(posterior, generator)
+            features = model.head2(code)
+        loss: JointLoss = joint_loss(features, target, posterior, code, labels, model.early, present)
+        optimiser.zero_grad()
+        loss.weighted(stage.loss).backward()
+        optimiser.step()
+        totals.append(torch.stack([loss.mimic, loss.regularisation, loss.early]).detach())
+    mimic, regularisation, early = torch.stack(totals).mean(0).tolist()
+    return {"loss_mimic": mimic, "loss_regularisation": regularisation, "loss_early": early}
+
+
+def finetune(
+    model: Rebel,
+    batches: Batches,
+    stage: FineTuning,
+    optimiser: torch.optim.Optimizer,
+    compute: Compute,
+    generator: torch.Generator,
+    log_shares: Tensor | None,
+) -> dict[str, float]:
+    """Train Head2 and Tail on cross-entropy through the eight-bit code, Head1 fixed (end of Sec. IV-D)."""
+    _prepare(model, ("head2", "tail"), stage.update_statistics)
+    totals: list[Tensor] = []
+    for images, labels in batches:
+        images, labels = images.to(compute.device), labels.to(compute.device)
+        with compute.autocast():
+            with torch.no_grad():
+                code = model.code(sample(model.head1(images), generator))
+            logits = model.remote_logits(code)
+        loss = finetuning_loss(logits, labels, log_shares)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        totals.append(loss.detach())
+    return {"loss_finetune": torch.stack(totals).mean().item()}
+
+
+def _prepare(model: Rebel, trained: tuple[str, ...], update_statistics: bool) -> None:
+    for name, child in model.named_children():
+        child.requires_grad_(name in trained)
+        child.train(update_statistics and name in trained)
+
+
+def noise(device: torch.device, *entropy: int) -> torch.Generator:
+    """The generator of a stage's sampled codes, from the run's seed, the client, the round and the purpose."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def batch_norm_statistics(module: nn.Module, prefix: str) -> set[str]:
+    """The names, under `prefix.`, of a module's running means and variances."""
+    return {f"{prefix}.{name}" for name, _ in module.named_buffers() if name.endswith(("running_mean", "running_var"))}

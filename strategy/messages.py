@@ -1,0 +1,147 @@
+"""What server and clients tell each other, as typed records over Flower's messages."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import cast
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fed_rebel.settings import Scalar, Settings
+from fed_rebel.tensor_file import Tensors
+
+
+class Stage(StrEnum):
+    """What a round trains."""
+
+    WARM_START = "warm_start"
+    """Head1, Head2 and early classifier; all averaged."""
+    PRIVATE_START = "private_start"
+    """Nothing: each client takes the warm start's private parts and its own label prior."""
+    DISTILL = "distill"
+    """Head1, early classifier and Head2 on the joint loss; Head2 averaged."""
+    PRIVATE_PASS = "private_pass"
+    """Head1 and early classifier once more, against the averaged Head2; nothing averaged."""
+    FINETUNE = "finetune"
+    """Head2 and Tail on cross-entropy; both averaged."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Server to client: what to do in a round."""
+
+    settings: Settings
+    """The whole run's."""
+    run: str
+    """The run directory, where the client keeps its private state."""
+    round: int
+    """From 0; private state written in it belongs to it."""
+    stage: Stage
+    """What is trained; in an evaluation, what was."""
+    early_seed: int
+    """The seed of the early classifier's projection."""
+    last: bool
+    """Whether this is the run's last evaluation, which also looks at the whole balanced test set."""
+    tensors: Tensors
+    """The parts that the stage shares, under `part.name`."""
+
+    def to_record(self) -> RecordDict:
+        """As the content of a Flower message."""
+        about = {
+            "run": self.run,
+            "round": self.round,
+            "stage": str(self.stage),
+            "early_seed": self.early_seed,
+            "last": self.last,
+        }
+        return RecordDict(
+            {
+                "order": ConfigRecord(about),
+                "settings": ConfigRecord(dict(self.settings.flat())),
+                "tensors": ArrayRecord(self.tensors),
+            }
+        )
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "Order":
+        """What `to_record` gave. Raises `ValueError` for settings that are not allowed."""
+        about = record.config_records["order"]
+        return cls(
+            settings=Settings.from_flat(cast("dict[str, Scalar]", dict(record.config_records["settings"]))),
+            run=str(about["run"]),
+            round=cast(int, about["round"]),
+            stage=Stage(str(about["stage"])),
+            early_seed=cast(int, about["early_seed"]),
+            last=bool(about["last"]),
+            tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Client to server: what came of it."""
+
+    client: int
+    """The client's number in the partition."""
+    samples: int
+    """Its training images, at least 1: what averages are weighted by."""
+    tensors: Tensors = field(default_factory=dict)
+    """The trained parts that the stage shares; empty where it shares none."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """The mean of each loss over the round's steps."""
+    label_counts: tuple[int, ...] = ()
+    """Training images of each class: in the warm start alone, where the mixture is averaged class by class."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples = {self.samples}: client {self.client} has no images; at least 1")
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"tensor {name} of client {self.client}: not finite")
+
+    def to_record(self) -> RecordDict:
+        """As the content of a Flower message."""
+        numbers = {"client": self.client, "samples": self.samples}
+        return RecordDict(
+            {
+                "reply": MetricRecord(numbers),
+                "losses": MetricRecord(dict(self.losses)),
+                "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
+                "tensors": ArrayRecord(self.tensors),
+            }
+        )
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "Reply":
+        """What `to_record` gave. Raises `ValueError` for a reply that must not be averaged."""
+        numbers = record.metric_records["reply"]
+        counts = cast("list[int]", record.metric_records["label_counts"].get("counts", []))
+        return cls(
+            client=cast(int, numbers["client"]),
+            samples=cast(int, numbers["samples"]),
+            tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
+            losses=cast("dict[str, float]", dict(record.metric_records["losses"])),
+            label_counts=tuple(counts),
+        )
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Client to server, once: which client a node is."""
+
+    client: int
+    """The client's number in the partition."""
+
+    def to_record(self) -> RecordDict:
+        """As the content of a Flower message."""
+        return RecordDict({"hello": MetricRecord({"client": self.client})})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "Hello":
+        """What `to_record` gave."""
+        return cls(cast(int, record.metric_records["hello"]["client"]))
+
+
+def size(tensors: Tensors) -> int:
+    """Bytes of the tensors in a message."""
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,133 @@
+"""One exchange with the clients: who is there, who takes part, what is sent, and which replies are good."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from strategy.messages import Hello, Order, Reply, size
+
+POLL_SECONDS = 0.05
+WAIT_FOR_NODES_SECONDS = 120.0
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; what it has finished is kept. One line that says why."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A client whose reply cannot be used."""
+
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The good replies of a round in the order of the clients, the faults, and the bytes of the tensors each way."""
+
+    replies: list[Reply]
+    faults: list[Fault]
+    bytes_down: int
+    """To each client."""
+    bytes_up: Mapping[int, int]
+    """From each client with a good reply."""
+
+
+def choose_clients(clients: int, fraction: float, seed: int, number: int) -> list[int]:
+    """The clients that train in a round: at least one, by our own generator, so that a run can be repeated."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number], spawn_key=tuple(b"clients")))
+    chosen = rng.choice(clients, size=max(1, round(fraction * clients)), replace=False)
+    return sorted(chosen.tolist())
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The clients of a run, behind a Flower grid."""
+
+    grid: Grid
+    nodes: Mapping[int, int]
+    """The node of each client."""
+
+    @classmethod
+    def find(cls, grid: Grid, clients: int) -> "Clients":
+        """All clients, once they are connected. Raises `RunFailed` where they do not come."""
+        deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
+        while len(nodes := sorted(grid.get_node_ids())) < clients:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{len(nodes)} of {clients} clients connected in {WAIT_FOR_NODES_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+        found = {
+            Hello.from_record(message.content).client: message.metadata.src_node_id
+            for message in _send(grid, {node: RecordDict() for node in nodes}, "query", lambda: None)
+            if not message.has_error()
+        }
+        if missing := sorted(set(range(clients)) - set(found)):
+            raise RunFailed(f"client {missing[0]}: no node answers for it")
+        return cls(grid, {client: found[client] for client in range(clients)})
+
+    def exchange(self, whom: Sequence[int], order: Order, kind: str, replied: Callable[[], None]) -> Exchange:
+        """Send one order to some clients and take their replies.
+
+        `kind` is `train` or `evaluate`. A reply that is an error, has numbers that are not finite, or other tensors
+        than were asked for is a fault, and the others are used. Raises `RunFailed` where none is good.
+        """
+        record = order.to_record()
+        owner = {self.nodes[client]: client for client in whom}
+        replies: list[Reply] = []
+        faults: list[Fault] = []
+        for message in _send(self.grid, {node: record for node in owner}, kind, replied):
+            client = owner[message.metadata.src_node_id]
+            try:
+                if message.has_error():
+                    raise ValueError(_last_line(message.error.reason))
+                reply = Reply.from_record(message.content)
+                _check_shapes(reply, order)
+            except ValueError as error:
+                faults.append(Fault(client, str(error)))
+            else:
+                replies.append(reply)
+        names = set().union(*(reply.tensors for reply in replies))
+        faults += [Fault(r.client, "tensors are missing from its reply") for r in replies if set(r.tensors) != names]
+        replies = sorted((r for r in replies if set(r.tensors) == names), key=lambda reply: reply.client)
+        faults.sort(key=lambda fault: fault.client)
+        if not replies:
+            first = faults[0]
+            raise RunFailed(
+                f"round {order.round + 1}: no client gave a good reply; client {first.client}: {first.reason}"
+            )
+        return Exchange(replies, faults, size(order.tensors), {r.client: size(r.tensors) for r in replies})
+
+
+def _send(grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None]) -> list[Message]:
+    # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
+    waiting = set(
+        grid.push_messages(
+            [Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items()]
+        )
+    )
+    messages = []
+    while waiting:
+        arrived = list(grid.pull_messages(waiting))
+        for message in arrived:
+            waiting.discard(message.metadata.reply_to_message_id)
+            replied()
+        messages += arrived
+        if waiting and not arrived:
+            time.sleep(POLL_SECONDS)
+    return messages
+
+
+def _check_shapes(reply: Reply, order: Order) -> None:
+    for name, tensor in reply.tensors.items():
+        if name not in order.tensors or order.tensors[name].shape != tensor.shape:
+            raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
+
+
+def _last_line(reason: str) -> str:
+    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "an error without a reason"

@@ -1,0 +1,1 @@
+"""What runs on a client: its training, its evaluation, its private state, and the ClientApp."""

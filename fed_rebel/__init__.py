@@ -1,0 +1,1 @@
+"""Federated ReBEL: early exits and split inference over clients whose data differ."""

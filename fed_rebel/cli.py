@@ -189,6 +189,7 @@ def _display() -> Iterator["ProgressDisplay"]:
 
 
 def main() -> None:
+    """The `fed-rebel` command."""
     app()
 
 

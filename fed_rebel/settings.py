@@ -43,6 +43,8 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Data(_Section):
+    """Which images."""
+
     name: str = "glyphs100"
     """`cifar100`, `glyphs100`, or the path of an .npz or a folder of pictures."""
     dir: str = ""
@@ -50,6 +52,8 @@ class Data(_Section):
 
 
 class PartitionSettings(_Section):
+    """Who holds which images."""
+
     kind: Literal["by-client", "by-class", "iid", "shards"] = "by-client"
     alpha: Annotated[float, Field(ge=1e-4, le=1e4)] = 0.1
     """Concentration of the Dirichlet draw: small is skewed."""
@@ -64,6 +68,8 @@ class PartitionSettings(_Section):
 
 
 class Base(_Section):
+    """The base model and how it is trained."""
+
     backbone: Literal["resnet20", "resnet18", "resnet50"] = "resnet20"
     weights: str = "shipped"
     """`shipped`, `train` (on the pooled training data without the hold-out), or a safetensors file."""
@@ -79,6 +85,8 @@ class Base(_Section):
 
 
 class Early(_Section):
+    """The early classifier."""
+
     kind: Literal["gmc", "gmc-diag", "linear"] = "gmc-diag"
     components: Positive = 8
     """Mixture components a class (K)."""
@@ -115,6 +123,8 @@ class WarmStart(_Section):
 
 
 class Rounds(_Section):
+    """How many rounds of each stage, and how often all clients are evaluated."""
+
     warm_start: Count = 0
     distill: Count = 3
     finetune: Count = 3
@@ -123,6 +133,8 @@ class Rounds(_Section):
 
 
 class Train(_Section):
+    """What a client does in a round."""
+
     local_epochs: Positive = 1
     batch_size: Positive = 64
     warm_start_rate: Rate = 3e-3
@@ -138,6 +150,8 @@ class Train(_Section):
 
 
 class StrategySettings(_Section):
+    """How the server averages, and over whom."""
+
     name: Literal["fedavg"] = "fedavg"
     weights: Literal["samples", "uniform", "sqrt"] = "samples"
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -145,6 +159,8 @@ class StrategySettings(_Section):
 
 
 class Engine(_Section):
+    """What runs the clients, and how precisely."""
+
     kind: Literal["ray", "inline"] = "ray"
     clients_at_once: Count = 0
     """Clients trained at the same time; 0: one a core."""
@@ -156,6 +172,8 @@ class Engine(_Section):
 
 
 class Exits(_Section):
+    """When a client answers alone."""
+
     target: str = "best"
     """Thresholds are calibrated for: `best` overall accuracy, `coverage:0.46`, or `accuracy:0.8`."""
     server_prior: bool = False
@@ -186,7 +204,8 @@ class Settings(_Section):
         if self.warm_start.weights != "none" and self.rounds.warm_start:
             raise ValueError(
                 f"rounds.warm_start = {self.rounds.warm_start}: warm_start.weights = "
-                f"'{self.warm_start.weights}' takes the place of these rounds; allowed: 0, or warm_start.weights = 'none'"
+                f"'{self.warm_start.weights}' takes the place of these rounds; "
+                "allowed: 0, or warm_start.weights = 'none'"
             )
         return self
 

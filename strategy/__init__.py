@@ -1,0 +1,1 @@
+"""What runs on the server: the rounds, the averaging, the messages, and the ServerApp."""

@@ -1,5 +1,6 @@
 """Federated averaging (McMahan et al. 2017, Alg. 1) of the parts that a stage shares."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ def average(current: Tensors, replies: Sequence[Reply], settings: StrategySettin
 
 
 def _weight(samples: int, kind: str) -> float:
-    return {"samples": float(samples), "uniform": 1.0, "sqrt": samples**0.5}[kind]
+    return {"samples": samples, "uniform": 1.0, "sqrt": math.sqrt(samples)}[kind]
 
 
 def _mean(tensors: Sequence[Tensor], shares: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Order:
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
-        about = {
+        about: dict[str, str | int | bool] = {
             "run": self.run,
             "round": self.round,
             "stage": str(self.stage),
@@ -56,7 +56,7 @@ class Order:
         }
         return RecordDict(
             {
-                "order": ConfigRecord(about),
+                "order": ConfigRecord(dict(about)),
                 "settings": ConfigRecord(dict(self.settings.flat())),
                 "tensors": ArrayRecord(self.tensors),
             }
@@ -101,10 +101,9 @@ class Reply:
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
-        numbers = {"client": self.client, "samples": self.samples}
         return RecordDict(
             {
-                "reply": MetricRecord(numbers),
+                "reply": MetricRecord({"client": self.client, "samples": self.samples}),
                 "losses": MetricRecord(dict(self.losses)),
                 "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
                 "tensors": ArrayRecord(self.tensors),

@@ -125,7 +125,7 @@ class Server:
             for row in self.run.rows()
             if row["stage"] == Stage.PRIVATE_START and "local_acc" in row
         }
-        clients.insert(clients.columns.get_loc("local_acc") + 1, "local_acc_start", clients["client"].map(at_start))
+        clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", clients["client"].map(at_start))
         _, predictions = self.run.evaluations(last.number)
         self.run.write_results(clients, predictions)
 

@@ -128,6 +128,6 @@ def _check_shapes(reply: Reply, order: Order) -> None:
             raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
 
 
-def _last_line(reason: str) -> str:
-    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+def _last_line(reason: str | None) -> str:
+    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
     return lines[-1] if lines else "an error without a reason"

@@ -117,11 +117,9 @@ class GMCFull(TriangularMixture):
 
     def whitening(self) -> Whitening:
         """`whiten` of the present L, kept until L changes."""
-        version, last_rows = (
-            (self.scale._version, self.scale.data_ptr()),
-            self.scale.detach()[..., -self.dimensions :],
-        )
+        version = self.scale._version, self.scale.data_ptr()
         # Fused optimisers write to L without counting up its version, so a part of L is compared as well.
+        last_rows = self.scale.detach()[..., -self.dimensions :]
         if self._kept is None or self._kept[0] != version or not torch.equal(self._kept[1], last_rows):
             self._kept = None  # room for the new one: it is the largest tensor here
             self._kept = version, last_rows.clone(), whiten(self.scale, self.dimensions)

@@ -8,17 +8,21 @@ from uuid import uuid4
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 
-FIRST_NODE = 1
+SERVER_NODE = 1
+FIRST_NODE = 2
 
 
 class InlineGrid(Grid):
-    """A Flower grid whose nodes are calls of a ClientApp: node n is client n - 1.
+    """A Flower grid whose nodes are calls of a ClientApp: node n is client n - 2.
 
     A client that raises gives an error reply, as on every Flower engine.
     """
 
     def __init__(self, client_app: ClientApp, clients: int, at_once: int) -> None:
+        # Messages bear the identity of the task that makes them; outside Flower's own processes nobody sets it.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 0, SERVER_NODE
         self._client_app = client_app
         self._contexts = {
             FIRST_NODE + client: Context(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 import ray
 from flwr.app import Context
@@ -28,7 +29,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     settings = server.settings
     at_once = clients_at_once(settings)
-    init_args: dict[str, str | int | bool] = {"include_dashboard": False, "logging_level": logging.ERROR}
+    init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         init_args["num_cpus"] = at_once
     try:

@@ -30,5 +30,6 @@ class GDN(nn.Module):
         return self.root_gamma.square()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel's channels."""
         norm = conv2d(x.square(), self.gamma[:, :, None, None].to(x.dtype), self.beta.to(x.dtype))
         return x * norm.rsqrt()

@@ -19,9 +19,10 @@ class Posterior(NamedTuple):
 
 
 class Head1(nn.Module):
-    """Images [B, 3, 32, 32] to the posterior of their code. Four convolutions, GDN after all but the last; 32,496 parameters.
+    """Images [B, 3, 32, 32] to the posterior of their code.
 
-    The stride-2 convolution takes 32 to 16, the 2 x 2 convolution with padding 1 takes 16 to 17.
+    Four convolutions, GDN after all but the last; 32,496 parameters. The stride-2 convolution takes 32 to 16, the
+    2 x 2 convolution with padding 1 takes 16 to 17.
     """
 
     def __init__(self, channels: int = 38) -> None:
@@ -37,6 +38,7 @@ class Head1(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Posterior:
+        """The posterior in float32, log-variances within [-12, 6]."""
         mu, log_var = self.layers(images).float().chunk(2, dim=1)
         # Bounded so that no variance overflows or vanishes in float32 whatever a client's data do.
         return Posterior(mu, log_var.clamp(-12.0, 6.0))
@@ -65,4 +67,6 @@ class Head2(nn.Module):
         )
 
     def forward(self, code: Tensor) -> Tensor:
-        return self.layers(code)
+        """Features, not negative."""
+        features: Tensor = self.layers(code)
+        return features

@@ -28,7 +28,8 @@ class Rebel(nn.Module):
 
     def remote_logits(self, code: Tensor) -> Tensor:
         """What the server makes of codes [B, 3, 17, 17] that came through the eight bits: logits [B, C]."""
-        return self.tail(self.head2(code)).float()
+        logits: Tensor = self.tail(self.head2(code))
+        return logits.float()
 
     def parts(self, *names: str) -> tensor_file.Tensors:
         """The tensors of some of the parts, each under `part.name`, detached."""

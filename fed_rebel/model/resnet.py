@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
-from torchvision.models.resnet import BasicBlock, conv1x1
+from torchvision.models.resnet import BasicBlock, ResNet, conv1x1
 
 
 class Head(nn.Sequential):
@@ -44,14 +44,15 @@ class BaseModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, 32, 32] to logits [B, C]."""
-        return self.tail(self.head(images))
+        logits: Tensor = self.tail(self.head(images))
+        return logits
 
 
 def _stem(channels: int) -> nn.Sequential:
     """3 x 3, stride 1, no max pooling: keeps the resolution of a 32 x 32 image."""
-    return nn.Sequential(
-        nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-    )
+    convolution = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def _resnet20(classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> BaseModel:
@@ -76,11 +77,10 @@ def _resnet20(classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> Bas
     return model
 
 
-def _torchvision(builder: Callable[..., nn.Module], channels: int) -> Callable[[int], BaseModel]:
+def _torchvision(builder: Callable[..., ResNet], channels: int) -> Callable[[int], BaseModel]:
     def build(classes: int) -> BaseModel:
         network = builder(num_classes=classes, zero_init_residual=True)
         head = Head(_stem(64), network.layer1, network.layer2, channels)
-        nn.init.kaiming_normal_(head.stem[0].weight, mode="fan_out", nonlinearity="relu")
         tail = Tail([network.layer3, network.layer4], network.fc.in_features, classes)
         tail.fc = network.fc
         return BaseModel(head, tail)

@@ -1,0 +1,1 @@
+"""Losses, and the steps that train each stage and the base model."""

@@ -31,6 +31,6 @@ def evaluation_batches(
 
 
 def one_cycle(step: int, steps: int, peak: float, warm_up: float = 0.2) -> float:
-    """Learning rate at a step: up from 0 to `peak` over the first `warm_up` of all steps, then down to 0, both linear."""
+    """Learning rate at a step: up to `peak` over the first `warm_up` of all steps, then down to 0, both linear."""
     done = (step + 1) / (steps + 1)
     return peak * min(done / warm_up, (1 - done) / (1 - warm_up))

@@ -19,7 +19,7 @@ class Compute:
     device: torch.device
     bfloat16: bool
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager[None]:
         """The context in which networks run forward."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 

@@ -1,0 +1,30 @@
+# Everything a fresh machine needs but Python 3.11 and a network to the package index.
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.installed
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format clean
+
+demo: $(READY)  ## a whole run on the embedded data, ending with the table of clients and the path of the report
+	$(BIN)/fed-rebel simulate --preset demo
+
+test: $(READY)  ## every test; the slow ones come last
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## formatter, linter, type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -86,6 +86,18 @@ def report(run: Annotated[Path, typer.Argument(help="The directory of a finished
         _report(run)
 
 
+@app.command("settings")
+def print_settings(settings: SettingsFile = None, preset: Preset = None, changes: Changes = None) -> None:
+    """Print every setting with what it means and may be, as a TOML file to start from.
+
+    Example: fed-rebel settings --preset cifar100 > mine.toml
+    """
+    with _bad_input():
+        from fed_rebel.settings import explained
+
+        print(explained(_settings(settings, preset, changes)), end="")
+
+
 @app.command()
 def pretrain(
     settings: SettingsFile = None,

@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -71,6 +71,7 @@ class Base(_Section):
     """The base model and how it is trained."""
 
     backbone: Literal["resnet20", "resnet18", "resnet50"] = "resnet20"
+    """The CIFAR ResNet of 32, 64 and 128 channels, or torchvision's with a stem for small images."""
     weights: str = "shipped"
     """`shipped`, `train` (on the pooled training data without the hold-out), or a safetensors file."""
     batch_norm: Literal["frozen", "aggregate", "local"] = "frozen"
@@ -101,11 +102,11 @@ class Early(_Section):
 
 
 class Loss(_Section):
-    """Weights of Eq. 5."""
+    """Weights of the joint loss (Eq. 5)."""
 
     mimic: Weight = 1.0
-    regularisation: Weight = 1e-5
-    early: Weight = 0.1
+    regularisation: Weight = 5e-6
+    early: Weight = 0.05
 
 
 class WarmStart(_Section):
@@ -113,8 +114,6 @@ class WarmStart(_Section):
 
     weights: str = "none"
     """`none`, `shipped`, `pooled` (trained on the pooled data without the hold-out), or a safetensors file."""
-    mixture: Literal["codes", "random"] = "codes"
-    """The pooled warm start's mixture begins with k-means in each class on codes, or with small random means."""
     epochs: Positive = 10
     finetune_epochs: Count = 4
     batch_size: Positive = 128
@@ -186,7 +185,9 @@ class Settings(_Section):
     """Every setting of a run. `flat()` and `from_flat()` turn it into dotted keys and back."""
 
     seed: Count = 0
+    """Of every random draw of the run."""
     head1: Literal["local", "frozen", "shared"] = "local"
+    """Head1 is trained by each client for itself, kept from the warm start, or averaged like Head2."""
     data: Data = Data()
     partition: PartitionSettings = PartitionSettings()
     base: Base = Base()
@@ -232,6 +233,26 @@ class Settings(_Section):
     def to_toml(self) -> str:
         """The settings as TOML; `load` reads them back to the same tree."""
         return tomli_w.dumps(self.model_dump())
+
+
+def explained(settings: Settings) -> str:
+    """The settings as TOML with what each key means and may be: a template for a file of one's own."""
+    lines = ["# Settings of fed-rebel. Lines may be left out: a key that is not named keeps its default."]
+    for name, value in settings:
+        if not isinstance(value, _Section):
+            lines += _explained_key(Settings, "", name, value)
+            continue
+        lines += ["", f"# {value.__doc__}", f"[{name}]"]
+        for key, own in value:
+            lines += _explained_key(type(value), f"{name}.", key, own)
+    return "\n".join(lines) + "\n"
+
+
+def _explained_key(section: type[_Section], prefix: str, key: str, value: Scalar) -> list[str]:
+    field = section.model_fields[key]
+    choices = " | ".join(f'"{choice}"' for choice in get_args(field.annotation))
+    remarks = [field.description or "", choices or _bounds(prefix + key)]
+    return [f"# {remark}" for remark in remarks if remark] + [tomli_w.dumps({key: value}).rstrip()]
 
 
 def load(source: Path | None = None, changes: Iterable[str] = (), *, preset: str | None = None) -> Settings:

@@ -1,7 +1,8 @@
 """The server's side of a run: the rounds of ReBEL, from the warm start to the table of clients."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, Protocol
 
 import pandas as pd
@@ -52,6 +53,8 @@ class Server:
     settings: Settings
     run: RunDirectory
     watcher: Watcher
+    stop: Event = field(default_factory=Event)
+    """Set to end the run where it stands; what it has finished is kept."""
 
     def federate(self, grid: Grid) -> None:
         """Run every round that is not finished, then write the results. Raises `RunFailed`, `ValueError`."""
@@ -60,7 +63,7 @@ class Server:
         rounds = plan(self.settings)
         done = self.run.rounds_done
         if done < len(rounds):
-            clients = Clients.find(grid, self.settings.partition.clients)
+            clients = Clients.find(grid, self.settings.partition.clients, self.stop)
             start = self._start(setup, done)
             state = self.run.shared() if done else start.tensors
             for step in rounds[done:]:

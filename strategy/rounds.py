@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -52,9 +53,11 @@ class Clients:
     grid: Grid
     nodes: Mapping[int, int]
     """The node of each client."""
+    stop: Event
+    """Set where the engine has ended, so that nobody waits for replies that will not come."""
 
     @classmethod
-    def find(cls, grid: Grid, clients: int) -> "Clients":
+    def find(cls, grid: Grid, clients: int, stop: Event) -> "Clients":
         """All clients, once they are connected. Raises `RunFailed` where they do not come."""
         deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
         while len(nodes := sorted(grid.get_node_ids())) < clients:
@@ -63,12 +66,12 @@ class Clients:
             time.sleep(POLL_SECONDS)
         found = {
             Hello.from_record(message.content).client: message.metadata.src_node_id
-            for message in _send(grid, {node: RecordDict() for node in nodes}, "query", lambda: None)
+            for message in _send(grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop)
             if not message.has_error()
         }
         if missing := sorted(set(range(clients)) - set(found)):
             raise RunFailed(f"client {missing[0]}: no node answers for it")
-        return cls(grid, {client: found[client] for client in range(clients)})
+        return cls(grid, {client: found[client] for client in range(clients)}, stop)
 
     def exchange(self, whom: Sequence[int], order: Order, kind: str, replied: Callable[[], None]) -> Exchange:
         """Send one order to some clients and take their replies.
@@ -80,7 +83,7 @@ class Clients:
         owner = {self.nodes[client]: client for client in whom}
         replies: list[Reply] = []
         faults: list[Fault] = []
-        for message in _send(self.grid, {node: record for node in owner}, kind, replied):
+        for message in _send(self.grid, {node: record for node in owner}, kind, replied, self.stop):
             client = owner[message.metadata.src_node_id]
             try:
                 if message.has_error():
@@ -103,7 +106,9 @@ class Clients:
         return Exchange(replies, faults, size(order.tensors), {r.client: size(r.tensors) for r in replies})
 
 
-def _send(grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None]) -> list[Message]:
+def _send(
+    grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None], stop: Event
+) -> list[Message]:
     # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
     waiting = set(
         grid.push_messages(
@@ -117,8 +122,8 @@ def _send(grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Ca
             waiting.discard(message.metadata.reply_to_message_id)
             replied()
         messages += arrived
-        if waiting and not arrived:
-            time.sleep(POLL_SECONDS)
+        if waiting and not arrived and stop.wait(POLL_SECONDS):
+            raise RunFailed("the engine ended while clients were at work")
     return messages
 
 

@@ -10,7 +10,7 @@ from fed_rebel.early.gmc_full import GMCFull
 from fed_rebel.early.gmc_precision import GMCPrecision
 from fed_rebel.early.linear import Linear
 from fed_rebel.early.mixture import GaussianMixture
-from fed_rebel.early.start import start_from_codes, start_random
+from fed_rebel.early.start import start_random
 
 __all__ = [
     "KINDS",
@@ -19,12 +19,8 @@ __all__ = [
     "GaussianMixture",
     "answer",
     "build",
-    "start_from_codes",
     "start_random",
 ]
-
-RANDOM_STD = 0.05
-"""Of the means that a mixture starts with until there are codes to start from."""
 
 
 def _gmc(spec: Spec) -> EarlyClassifier:
@@ -57,5 +53,5 @@ def build(
     spec = Spec(classes, seed, code, components, projection, parameterisation, posterior)
     early = KINDS[kind](spec)
     if isinstance(early, GaussianMixture):
-        start_random(early, RANDOM_STD, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"early"))))
+        start_random(early, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"early"))))
     return early

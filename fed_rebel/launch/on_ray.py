@@ -13,6 +13,7 @@ from flwr.simulation import run_simulation
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.settings import Settings
 from strategy.rebel import Server
+from strategy.rounds import RunFailed
 
 
 def run_on_ray(server: Server, client_app: ClientApp) -> None:
@@ -42,8 +43,18 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
                 "client_resources": {"num_cpus": 1, "num_gpus": _gpu_share(settings, at_once)},
             },
         )
+    except RuntimeError as error:
+        raise RunFailed(_root_cause(error)) from error
     finally:
+        server.stop.set()
         ray.shutdown()
+
+
+def _root_cause(error: BaseException) -> str:
+    """What happened, which Flower hides behind sentences of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def _gpu_share(settings: Settings, at_once: int) -> float:

@@ -22,8 +22,8 @@ def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, War
     with display.training("base model", settings.base.epochs) as base_epoch_done:
         setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
     warm = settings.warm_start
-    before = {"mimic": 0, "distillation": 1, "fine-tuning": 1 + warm.epochs}
-    with display.training("warm start", 1 + warm.epochs + warm.finetune_epochs) as warm_epoch_done:
+    before = {"distillation": 0, "fine-tuning": warm.epochs}
+    with display.training("warm start", warm.epochs + warm.finetune_epochs) as warm_epoch_done:
         start = warm_start(
             settings,
             setup.dataset,

@@ -131,8 +131,10 @@ def _pooled_warm_start(
     path = models_directory(settings) / f"warm-start-{key}.safetensors"
     if not path.exists():
         available, _ = hold_out(dataset.train.labels, len(dataset.classes))
-        trained = train_warm_start(settings, dataset, available, base, compute, epoch_done)
+        partial = path.with_suffix(".partial.safetensors")
+        trained = train_warm_start(settings, dataset, available, base, compute, partial, epoch_done)
         tensor_file.write(path, trained.to_tensors())
+        partial.unlink()
     return WarmStart.from_tensors(tensor_file.read(path))
 
 

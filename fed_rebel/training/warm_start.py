@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from fed_rebel import early, tensor_file
 from fed_rebel.datasets import Dataset
-from fed_rebel.early import GaussianMixture
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
@@ -75,38 +75,24 @@ def train_warm_start(
     indices: np.ndarray,
     base: BaseModel,
     compute: Compute,
+    partial: Path,
     epoch_done: EpochDone,
 ) -> WarmStart:
-    """Train all parts on pooled images `indices`: joint distillation, then fine-tuning, each with one-cycle rates."""
+    """Train all parts on pooled images `indices`: joint distillation, then fine-tuning, each with one-cycle rates.
+
+    BatchNorm sees its batches in both: pooled batches are of no client's world. What is distilled goes to `partial`,
+    from which an interrupted training goes on.
+    """
     warm, seed = settings.warm_start, settings.seed
     model = compute.place(build_model(settings, base, len(dataset.classes), seed))
-    generator = noise(compute.device, seed, _Purpose.NOISE)
-    distillation = Distillation(
-        trained=("head1", "head2", "early"),
-        rate=warm.learning_rate,
-        early_rate=warm.learning_rate * settings.train.early_rate_factor,
-        loss=settings.loss,
-        update_statistics=True,
-    )
-    if warm.mixture == "codes" and isinstance(model.early, GaussianMixture):
-        # One epoch without the mixture's losses first: k-means on the codes of an untrained Head1 would find its
-        # accidents, not the classes.
-        mimic = replace(distillation, loss=settings.loss.model_copy(update={"early": 0.0, "regularisation": 0.0}))
-        optimiser = mimic.optimiser(model)
-        batches = _batches(dataset, indices, settings, _Purpose.MIMIC, 0)
-        losses = distill(model, base.head, batches, mimic, optimiser, compute, generator)
-        epoch_done("mimic", 1, 1, losses)
-        codes, labels = codes_of(model, dataset, indices, compute)
-        rng = np.random.default_rng([seed, _Purpose.MIXTURE])
-        early.start_from_codes(model.early, codes.flatten(1), labels, rng)
-    optimiser = distillation.optimiser(model)
-    for epoch in range(warm.epochs):
-        batches = _batches(dataset, indices, settings, _Purpose.DISTILL, epoch)
-        scheduled = _one_cycle(batches, optimiser, epoch, warm.epochs, len(indices) // warm.batch_size)
-        losses = distill(model, base.head, scheduled, distillation, optimiser, compute, generator)
-        epoch_done("distillation", epoch + 1, warm.epochs, losses)
-    fit_code(model, dataset, indices, compute)
-    finetuning = FineTuning(warm.finetune_rate, update_statistics=False)
+    if partial.exists():
+        model.load_parts(tensor_file.read(partial))
+    else:
+        _distill_pooled(model, settings, dataset, indices, base, compute, epoch_done)
+        fit_code(model, dataset, indices, compute)
+        tensor_file.write(partial, model.parts(*PRIVATE, *SHARED))
+    finetuning = FineTuning(warm.finetune_rate, update_statistics=True)
+    generator = noise(compute.device, seed, _Purpose.NOISE, 1)
     sgd = finetuning.optimiser(model)
     for epoch in range(warm.finetune_epochs):
         batches = _batches(dataset, indices, settings, _Purpose.FINETUNE, epoch)
@@ -114,6 +100,32 @@ def train_warm_start(
         losses = finetune(model, scheduled, finetuning, sgd, compute, generator, None)
         epoch_done("fine-tuning", epoch + 1, warm.finetune_epochs, losses)
     return WarmStart({name: t.cpu() for name, t in model.parts(*PRIVATE, *SHARED).items()}, seed)
+
+
+def _distill_pooled(
+    model: Rebel,
+    settings: Settings,
+    dataset: Dataset,
+    indices: np.ndarray,
+    base: BaseModel,
+    compute: Compute,
+    epoch_done: EpochDone,
+) -> None:
+    warm = settings.warm_start
+    stage = Distillation(
+        trained=("head1", "head2", "early"),
+        rate=warm.learning_rate,
+        early_rate=warm.learning_rate * settings.train.early_rate_factor,
+        loss=settings.loss,
+        update_statistics=True,
+    )
+    optimiser = stage.optimiser(model)
+    generator = noise(compute.device, settings.seed, _Purpose.NOISE)
+    for epoch in range(warm.epochs):
+        batches = _batches(dataset, indices, settings, _Purpose.DISTILL, epoch)
+        scheduled = _one_cycle(batches, optimiser, epoch, warm.epochs, len(indices) // warm.batch_size)
+        losses = distill(model, base.head, scheduled, stage, optimiser, compute, generator)
+        epoch_done("distillation", epoch + 1, warm.epochs, losses)
 
 
 def codes_of(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> tuple[Tensor, Tensor]:
@@ -144,7 +156,7 @@ def remote_accuracy(model: Rebel, dataset: Dataset, compute: Compute) -> float:
 
 
 class _Purpose:
-    NOISE, MIMIC, MIXTURE, DISTILL, FINETUNE = range(100, 105)
+    NOISE, DISTILL, FINETUNE = 100, 103, 104
 
 
 def _batches(dataset: Dataset, indices: np.ndarray, settings: Settings, purpose: int, epoch: int) -> Batches:

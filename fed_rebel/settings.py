@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Scalar = str | int | float | bool
 
@@ -36,6 +36,16 @@ class _Section(BaseModel):
     )
 
 
+_WORDS = {"", "cifar100", "glyphs100", "shipped", "train", "pooled", "none"}
+
+
+def _absolute(value: str) -> str:
+    """A path that exists, made absolute: clients may run in another working directory."""
+    path = Path(value).expanduser()
+    return str(path.resolve()) if value not in _WORDS and path.exists() else value
+
+
+WordOrPath = Annotated[str, AfterValidator(_absolute)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -45,9 +55,9 @@ Weight = Annotated[float, Field(ge=0)]
 class Data(_Section):
     """Which images."""
 
-    name: str = "glyphs100"
+    name: WordOrPath = "glyphs100"
     """`cifar100`, `glyphs100`, or the path of an .npz or a folder of pictures."""
-    dir: str = ""
+    dir: WordOrPath = ""
     """The data directory; empty: FED_REBEL_DATA, else the platform's cache directory."""
 
 
@@ -72,7 +82,7 @@ class Base(_Section):
 
     backbone: Literal["resnet20", "resnet18", "resnet50"] = "resnet20"
     """The CIFAR ResNet of 32, 64 and 128 channels, or torchvision's with a stem for small images."""
-    weights: str = "shipped"
+    weights: WordOrPath = "shipped"
     """`shipped`, `train` (on the pooled training data without the hold-out), or a safetensors file."""
     batch_norm: Literal["frozen", "aggregate", "local"] = "frozen"
     """Running statistics during the rounds: kept, averaged, or each client's own."""
@@ -112,7 +122,7 @@ class Loss(_Section):
 class WarmStart(_Section):
     """Weights that Head1, Head2 and the early classifier begin with, in place of warm-start rounds."""
 
-    weights: str = "none"
+    weights: WordOrPath = "none"
     """`none`, `shipped`, `pooled` (trained on the pooled data without the hold-out), or a safetensors file."""
     epochs: Positive = 10
     finetune_epochs: Count = 4

@@ -19,6 +19,7 @@ from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.warm_start import WarmStart, build_model, remote_accuracy
+from partitions import Partition
 from strategy.fedavg import average
 from strategy.messages import Order, Stage
 from strategy.plan import Round, plan
@@ -129,6 +130,7 @@ class Server:
             if row["stage"] == Stage.PRIVATE_START and "local_acc" in row
         }
         clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", clients["client"].map(at_start))
+        clients["partition"] = Partition.load(self.run.path / "partition.npz").fingerprint
         _, predictions = self.run.evaluations(last.number)
         self.run.write_results(clients, predictions)
 

@@ -10,7 +10,7 @@ DESCRIPTIONS = (
     "classes",
     "gini",
 )  # of a shard: none is better or worse
-NOT_METRICS = ("client", "threshold", "threshold_pooled")
+NOT_METRICS = ("client", "partition", "threshold", "threshold_plain", "threshold_prior", "threshold_pooled")
 
 
 def summarise(clients: pd.DataFrame) -> pd.DataFrame:

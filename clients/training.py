@@ -51,8 +51,14 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
     model.load_parts(order.tensors)
     shard.compute.place(model)
-    rate = order.settings.train.warm_start_rate
-    stage = _distillation(order, ("head1", "head2", "early"), rate, update_statistics=True)
+    train = order.settings.train
+    stage = Distillation(
+        trained=("head1", "head2", "early"),
+        rate=train.warm_start_rate,
+        early_rate=train.warm_start_early_rate,
+        loss=order.settings.loss,
+        update_statistics=True,
+    )
     losses = _run_distillation(order, shard, model, stage, present=shard.present)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     tensors = _on_cpu(model.parts(*PRIVATE, "head2"))
@@ -78,7 +84,13 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
         trained.append("head1")
     if order.stage is Stage.DISTILL:
         trained.append("head2")
-    stage = _distillation(order, tuple(trained), settings.train.distill_rate, _statistics_move(order))
+    stage = Distillation(
+        trained=tuple(trained),
+        rate=settings.train.distill_rate,
+        early_rate=settings.train.distill_early_rate,
+        loss=settings.loss,
+        update_statistics=_statistics_move(order),
+    )
     losses = _run_distillation(order, shard, model, stage)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
@@ -102,11 +114,6 @@ def _finetune(order: Order, shard: ClientShard) -> Reply:
     if order.settings.base.batch_norm == "local":
         _save_private(order, shard, model)
     return Reply(shard.client, shard.samples, _to_send(order, model, SHARED), _mean(epochs))
-
-
-def _distillation(order: Order, trained: tuple[str, ...], rate: float, update_statistics: bool) -> Distillation:
-    early_rate = rate * order.settings.train.early_rate_factor
-    return Distillation(trained, rate, early_rate, order.settings.loss, update_statistics)
 
 
 def _run_distillation(

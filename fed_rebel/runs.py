@@ -37,8 +37,7 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, settings: Settings, partition: Partition) -> "RunDirectory":
         """A new run. Raises `SettingsError` where the directory exists and is not empty, or cannot be written."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
+        check_new(path)
         run = cls(path.resolve())
         try:
             (run.path / "rounds").mkdir(parents=True)
@@ -49,7 +48,8 @@ class RunDirectory:
             # Last: a directory without settings is no run.
             tensor_file.replace(run.path / "settings.toml", settings.to_toml().encode())
         except OSError as error:
-            raise SettingsError(f"--out {path}: cannot be written ({error.strerror}); name another") from None
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise SettingsError(f"--out {path}: cannot be written ({error.strerror}); name another place") from None
         return run
 
     @classmethod
@@ -128,6 +128,12 @@ class RunDirectory:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def check_new(path: Path) -> None:
+    """Raise `SettingsError` where a new run cannot have this directory, because something is there."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
 
 
 def private_file(run: Path, number: int, client: int) -> Path:

@@ -115,8 +115,8 @@ class Loss(_Section):
     """Weights of the joint loss (Eq. 5)."""
 
     mimic: Weight = 1.0
-    regularisation: Weight = 5e-6
-    early: Weight = 0.05
+    regularisation: Weight = 1e-5
+    early: Weight = 0.1
 
 
 class WarmStart(_Section):
@@ -128,6 +128,10 @@ class WarmStart(_Section):
     finetune_epochs: Count = 4
     batch_size: Positive = 128
     learning_rate: Rate = 3e-3
+    early_rate: Rate = 1e-2
+    """Adam's learning rate of the early classifier."""
+    task: Weight = 0.1
+    """Weight of the cross-entropy of the server's answer beside the joint loss, in the pooled warm start."""
     finetune_rate: Rate = 0.05
 
 
@@ -148,10 +152,12 @@ class Train(_Section):
     batch_size: Positive = 64
     warm_start_rate: Rate = 3e-3
     """Adam's learning rate in warm-start rounds."""
-    distill_rate: Rate = 3e-4
+    warm_start_early_rate: Rate = 1e-2
+    """The early classifier's own, in warm-start rounds."""
+    distill_rate: Rate = 5e-5
     """Adam's learning rate in distillation rounds."""
-    early_rate_factor: Rate = 3.0
-    """The early classifier's learning rate over that of Head1 and Head2."""
+    distill_early_rate: Rate = 1e-3
+    """The early classifier's own, in distillation rounds."""
     finetune_rate: Rate = 3e-3
     """SGD's learning rate in fine-tuning rounds."""
     logit_adjustment: bool = True

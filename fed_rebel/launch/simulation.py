@@ -7,8 +7,8 @@ from fed_rebel.exits import Target
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
-from fed_rebel.runs import RunDirectory
-from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.runs import RunDirectory, check_new
+from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
 from strategy.rebel import Server
 
@@ -19,8 +19,7 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
     Trains what the settings want trained first (base model, pooled warm start). Raises `ValueError`.
     """
     Target.parse(settings.exits.target)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"--out {out}: exists; name a new directory, or go on with: fed-rebel resume {out}")
+    check_new(out)
     setup, _ = make_ready(settings, display)
     return RunDirectory.create(out, settings, setup.partition)
 

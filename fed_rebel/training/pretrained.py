@@ -124,7 +124,6 @@ def _pooled_warm_start(
         settings.warm_start.model_dump(exclude={"weights"}),
         settings.early.model_dump(exclude={"prior"}),
         settings.loss.model_dump(),
-        settings.train.early_rate_factor,
         compute.bfloat16,
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fed_rebel.model.code import sample
 from fed_rebel.model.rebel import Rebel
@@ -26,7 +27,9 @@ class Distillation:
     early_rate: float
     loss: Loss
     update_statistics: bool
-    """Whether Head2's BatchNorm sees its batches and updates its running statistics, or keeps to them."""
+    """Whether BatchNorm sees its batches and updates its running statistics, or keeps to them."""
+    task: float = 0.0
+    """Weight of the cross-entropy of the server's answer to the code, beside the joint loss."""
 
     def optimiser(self, model: Rebel) -> torch.optim.Adam:
         """A fresh optimiser; the early classifier has a learning rate of its own."""
@@ -78,9 +81,13 @@ def distill(
             posterior = model.head1(images)
             code = sample(posterior, generator)
             features = model.head2(code)
+            logits = model.tail(features) if stage.task else None
         loss: JointLoss = joint_loss(features, target, posterior, code, labels, model.early, present)
+        total = loss.weighted(stage.loss)
+        if logits is not None:
+            total = total + stage.task * cross_entropy(logits.float(), labels)
         optimiser.zero_grad()
-        loss.weighted(stage.loss).backward()
+        total.backward()
         optimiser.step()
         totals.append(torch.stack([loss.mimic, loss.regularisation, loss.early]).detach())
     mimic, regularisation, early = torch.stack(totals).mean(0).tolist()

@@ -113,11 +113,12 @@ def _distill_pooled(
 ) -> None:
     warm = settings.warm_start
     stage = Distillation(
-        trained=("head1", "head2", "early"),
+        trained=("head1", "head2", "early", "tail"),
         rate=warm.learning_rate,
-        early_rate=warm.learning_rate * settings.train.early_rate_factor,
+        early_rate=warm.early_rate,
         loss=settings.loss,
         update_statistics=True,
+        task=warm.task,
     )
     optimiser = stage.optimiser(model)
     generator = noise(compute.device, settings.seed, _Purpose.NOISE)

@@ -1,0 +1,224 @@
+"""The run directory: a kill at any moment loses the round that was running and nothing else."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fed_rebel import tensor_file
+from fed_rebel.runs import RunDirectory, private_file
+from fed_rebel.settings import Settings, SettingsError
+from partitions import Partition, Shard
+
+ROWS = [{"round": None, "stage": "distill", "client": client, "loss_early": 0.5} for client in range(3)]
+
+
+def a_partition():
+    one = np.array([1], np.int64)
+    return Partition((Shard(0, one, one + 1, one + 2),), one + 1, classes=5)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "run", Settings(), a_partition())
+
+
+def rows(number):
+    return [row | {"round": number} for row in ROWS]
+
+
+def private(value):
+    return {"head1.weight": torch.full((3,), float(value))}
+
+
+def do_round(run, number, wrote=(0, 1, 2)):
+    """A round in which the clients of `wrote` write their private states."""
+    run.begin_round(number)
+    for client in wrote:
+        tensor_file.write(private_file(run.path, number, client), private(10 * number + client))
+    run.finish_round(number, {"head2.weight": torch.full((2,), float(number))}, rows(number))
+
+
+def state_of(run, client):
+    return tensor_file.read(run.path / "private" / f"{client}.safetensors")["head1.weight"][0].item()
+
+
+# Begun, and opened
+
+
+def test_a_new_run_holds_settings_environment_and_partition(run):
+    opened, settings = RunDirectory.open(run.path)
+    assert (opened, settings) == (run, Settings())
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert {"versions", "machine", "commit"} <= environment.keys()
+    assert Partition.load(run.path / "partition.npz").fingerprint == a_partition().fingerprint
+    assert (run.rounds_done, run.finished, run.rows()) == (0, False, [])
+
+
+def test_an_empty_directory_may_be_given(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert RunDirectory.create(tmp_path / "empty", Settings(), a_partition()).rounds_done == 0
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "run"])
+def test_what_exists_is_refused_and_left_alone(tmp_path, kind):
+    path = tmp_path / "taken"
+    if kind == "directory":
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    elif kind == "file":
+        path.write_text("mine")
+    else:
+        RunDirectory.create(path, Settings(), a_partition())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SettingsError, match=rf"^--out {path}: exists; .*fed-rebel resume") as caught:
+        RunDirectory.create(path, Settings(seed=1), a_partition())
+    assert len(str(caught.value).splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"^--out .*/file/run: cannot be written"):
+        RunDirectory.create(tmp_path / "file" / "run", Settings(), a_partition())
+
+
+@pytest.mark.parametrize("name", [".", "nothing"])
+def test_what_is_no_run_cannot_be_opened(tmp_path, name):
+    with pytest.raises(SettingsError, match="no run here"):
+        RunDirectory.open(tmp_path / name)
+
+
+# Rounds
+
+
+def test_a_finished_round_is_current(run):
+    for number in range(3):
+        do_round(run, number)
+        assert run.rounds_done == number + 1
+        assert run.shared()["head2.weight"][0] == number
+        assert [state_of(run, client) for client in range(3)] == [10 * number + client for client in range(3)]
+    assert run.rows() == rows(0) + rows(1) + rows(2)
+    # Of the rounds before nothing is kept.
+    assert [path.name for path in (run.path / "rounds").iterdir()] == ["0002"]
+
+
+def test_private_states_that_a_round_left_unchanged_are_carried_over(run):
+    do_round(run, 0)
+    do_round(run, 1, wrote=(1,))
+    assert [state_of(run, client) for client in range(3)] == [0, 11, 2]
+    do_round(run, 2, wrote=())
+    assert [state_of(run, client) for client in range(3)] == [0, 11, 2]
+
+
+def test_a_round_that_was_begun_changes_nothing_until_it_is_finished(run):
+    do_round(run, 0)
+    run.begin_round(1)
+    tensor_file.write(private_file(run.path, 1, 0), private(99))
+    tensor_file.write(run.round_path(1) / "shared.safetensors", {"head2.weight": torch.full((2,), 99.0)})
+    opened, _ = RunDirectory.open(run.path)
+    assert opened.rounds_done == 1
+    assert opened.shared()["head2.weight"][0] == 0
+    assert state_of(opened, 0) == 0
+
+
+ROUND_0, ROUND_1 = ("".join(json.dumps(row) + "\n" for row in rows(number)) for number in range(2))
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(ROUND_1, id="whole round"),
+        pytest.param(ROUND_1[: ROUND_1.index("\n") + 1], id="one row"),
+        pytest.param(ROUND_1[:-10], id="last row torn"),
+        pytest.param(ROUND_1[:10], id="first row torn"),
+        pytest.param(ROUND_1[: ROUND_1.index("\n")], id="first row without its end"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_rows_of_an_interrupted_round_are_ignored_and_written_anew(run, left):
+    do_round(run, 0)
+    run.begin_round(1)
+    tensor_file.write(private_file(run.path, 1, 0), private(99))
+    with (run.path / "rounds.jsonl").open("a") as file:
+        file.write(left)
+    opened, _ = RunDirectory.open(run.path)
+    assert opened.rows() == rows(0)
+    do_round(opened, 1, wrote=(1,))
+    assert opened.rows() == rows(0) + rows(1)
+    assert (run.path / "rounds.jsonl").read_text() == ROUND_0 + ROUND_1
+    # What the interrupted try had written is gone.
+    assert [state_of(opened, client) for client in range(3)] == [0, 11, 2]
+    do_round(opened, 2)
+    assert opened.rows() == rows(0) + rows(1) + rows(2)
+
+
+def test_a_kill_before_the_old_round_is_removed_does_no_harm(run):
+    do_round(run, 0)
+    do_round(run, 1)
+    (run.round_path(0) / "private").mkdir(parents=True)
+    opened, _ = RunDirectory.open(run.path)
+    do_round(opened, 2, wrote=(0,))
+    assert (opened.rounds_done, state_of(opened, 0), state_of(opened, 1)) == (3, 20, 11)
+
+
+# Results, and evaluations
+
+
+def test_a_run_is_finished_when_its_table_is_there(run):
+    clients = pd.DataFrame({"client": [0, 1], "gain": [0.1, -0.2]})
+    predictions = pd.DataFrame({"client": [0, 0, 1], "score": [1.5, -2.0, 0.25]})
+    run.write_results(clients, predictions)
+    assert run.finished
+    pd.testing.assert_frame_equal(pd.read_csv(run.path / "clients.csv"), clients)
+    pd.testing.assert_frame_equal(pd.read_parquet(run.path / "predictions.parquet"), predictions)
+
+
+def test_evaluations_come_in_the_order_of_the_clients(run):
+    run.begin_round(0)
+    for client in (10, 2, 1):
+        folder = run.round_path(0) / "evaluation"
+        pd.DataFrame({"client": [client] * 2}).to_parquet(folder / f"{client}.parquet")
+        (folder / f"{client}.json").write_text(json.dumps({"client": client}))
+    records, predictions = run.evaluations(0)
+    assert [record["client"] for record in records] == [1, 2, 10]
+    assert predictions["client"].tolist() == [1, 1, 2, 2, 10, 10]
+
+
+# Weights on disk
+
+
+def test_the_same_tensors_give_the_same_bytes_in_whatever_order(tmp_path):
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, 2), "n": torch.tensor(7)}
+    tensor_file.write(tmp_path / "one", tensors)
+    tensor_file.write(tmp_path / "other", dict(reversed(tensors.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    read = tensor_file.read(tmp_path / "one")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage", "directory"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, damage):
+    path = tmp_path / "1.safetensors"
+    tensor_file.write(path, {"a": torch.ones(100)})
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "truncated": whole[:-9], "garbage": b"x" * 500}[damage])
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        tensor_file.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_replaced_is_left_as_it_was(tmp_path):
+    tensor_file.replace(tmp_path / "file", b"old")
+    with pytest.raises(TypeError):
+        tensor_file.replace(tmp_path / "file", "text, which is no data")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

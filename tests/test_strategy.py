@@ -1,0 +1,264 @@
+"""The server's decisions: which rounds, over whom, how replies are averaged, and what messages hold."""
+
+import math
+
+import pytest
+import torch
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from fed_rebel.settings import Settings, StrategySettings
+from strategy.fedavg import average
+from strategy.messages import Hello, Order, Reply, Stage, size
+from strategy.plan import plan
+from strategy.rebel import evaluated_parts, sent_parts
+from strategy.rounds import choose_clients
+
+# The rounds
+
+
+def rounds(warm_start=0, distill=0, finetune=0, evaluate_every=1):
+    return plan(
+        Settings.from_flat(
+            {
+                "rounds.warm_start": warm_start,
+                "rounds.distill": distill,
+                "rounds.finetune": finetune,
+                "rounds.evaluate_every": evaluate_every,
+            }
+        )
+    )
+
+
+def test_the_stages_come_in_the_protocol_s_order():
+    assert [step.stage for step in rounds(warm_start=2, distill=2, finetune=1)] == [
+        Stage.WARM_START,
+        Stage.WARM_START,
+        Stage.PRIVATE_START,
+        Stage.DISTILL,
+        Stage.DISTILL,
+        Stage.PRIVATE_PASS,
+        Stage.FINETUNE,
+    ]
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 3))
+@hypothesis_settings(deadline=None)
+def test_whatever_the_numbers_of_rounds(warm_start, distill, finetune, evaluate_every):
+    steps = rounds(warm_start, distill, finetune, evaluate_every)
+    stages = [step.stage for step in steps]
+    assert [step.number for step in steps] == list(range(len(steps)))
+    assert stages.count(Stage.PRIVATE_START) == 1
+    # One private pass, right after the last distillation round.
+    assert stages.count(Stage.PRIVATE_PASS) == (distill > 0)
+    if distill:
+        assert stages[stages.index(Stage.PRIVATE_PASS) - 1] is Stage.DISTILL
+        assert Stage.DISTILL not in stages[stages.index(Stage.PRIVATE_PASS) :]
+    assert (stages.count(Stage.WARM_START), stages.count(Stage.FINETUNE)) == (warm_start, finetune)
+    assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
+    # What training is reported against, and the result, are measured whatever is asked for.
+    assert steps[warm_start].evaluate
+    assert steps[-1].evaluate
+    # Before the private start the clients have no private parts to be evaluated with.
+    assert not any(step.evaluate for step in steps[:warm_start])
+
+
+@pytest.mark.parametrize(
+    ("every", "evaluated"), [(0, [1, 6]), (1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5, 6]), (3, [1, 4, 6])]
+)
+def test_every_nth_round_after_the_private_start_is_evaluated(every, evaluated):
+    steps = rounds(warm_start=1, distill=2, finetune=2, evaluate_every=every)
+    assert [step.number for step in steps if step.evaluate] == evaluated
+
+
+@pytest.mark.parametrize("head1", ["local", "frozen", "shared"])
+def test_nothing_private_is_sent_after_the_private_start(head1):
+    shared_head1 = {"head1"} if head1 == "shared" else set()
+    assert set(sent_parts(Stage.WARM_START, head1)) == {"head1", "code", "early", "head2"}
+    for stage in (Stage.DISTILL, Stage.PRIVATE_PASS):
+        assert set(sent_parts(stage, head1)) == {"head2"} | shared_head1
+    assert set(sent_parts(Stage.FINETUNE, head1)) == {"head2", "tail"} | shared_head1
+    assert set(evaluated_parts(head1)) == {"head2", "tail"} | shared_head1
+
+
+# Who takes part
+
+
+@given(st.integers(1, 300), st.floats(0.001, 1), st.integers(0, 2**40), st.integers(0, 500))
+@hypothesis_settings(deadline=None)
+def test_a_fraction_of_the_clients_trains_and_at_least_one(clients, fraction, seed, number):
+    chosen = choose_clients(clients, fraction, seed, number)
+    assert len(chosen) == max(1, round(fraction * clients))
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(range(clients))
+    assert chosen == choose_clients(clients, fraction, seed, number)
+
+
+def test_all_train_unless_the_fraction_says_otherwise():
+    assert choose_clients(7, 1.0, 0, 0) == list(range(7))
+
+
+def test_every_client_gets_its_turn_and_other_seeds_choose_others():
+    turns = [tuple(choose_clients(10, 0.3, 0, number)) for number in range(60)]
+    assert set().union(*turns) == set(range(10))
+    assert turns != [tuple(choose_clients(10, 0.3, 1, number)) for number in range(60)]
+
+
+# Averages
+
+
+def tensors(generator, classes=3):
+    return {
+        "head2.weight": torch.randn(2, 3, generator=generator),
+        "head2.bias": torch.randn(2, generator=generator),
+        "head2.num_batches_tracked": torch.randint(100, (), generator=generator),
+        "early.means": torch.randn(classes, 2, 4, generator=generator),
+        "early.log_weights": torch.randn(classes, 2, generator=generator),
+    }
+
+
+def replies(samples, counts=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    counts = counts or [()] * len(samples)
+    return [
+        Reply(client, n, tensors(generator), label_counts=tuple(of_classes))
+        for client, (n, of_classes) in enumerate(zip(samples, counts, strict=True))
+    ]
+
+
+def current():
+    return tensors(torch.Generator().manual_seed(99)) | {"tail.weight": torch.ones(2)}
+
+
+WEIGHTS = {"samples": float, "uniform": lambda n: 1.0, "sqrt": math.sqrt}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_average_is_weighted_by_samples_equally_or_by_their_root(weights):
+    got, start = replies([10, 20, 70]), current()
+    averaged = average(start, got, StrategySettings(weights=weights))
+    each = [WEIGHTS[weights](reply.samples) for reply in got]
+    for name in ("head2.weight", "head2.bias", "early.means"):
+        for place in range(start[name].numel()):
+            values = [reply.tensors[name].flatten()[place].item() for reply in got]
+            expected = sum(w * value for w, value in zip(each, values, strict=True)) / sum(each)
+            assert averaged[name].flatten()[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert averaged[name].dtype == start[name].dtype
+
+
+@given(st.permutations(range(6)), st.sampled_from(list(WEIGHTS)), st.integers(0, 100), st.booleans())
+@hypothesis_settings(deadline=None, max_examples=40)
+def test_the_order_in_which_replies_arrive_changes_no_bit(order, weights, seed, by_class):
+    counts = [[client, 2 * client, 7] for client in range(6)] if by_class else None
+    got = replies([1, 3, 10, 17, 1000, 12345], counts, seed)
+    settings = StrategySettings(weights=weights)
+    expected, averaged = average(current(), got, settings), average(current(), [got[i] for i in order], settings)
+    assert all(torch.equal(averaged[name], expected[name]) for name in expected)
+
+
+def test_what_no_client_sent_stays_and_integers_are_never_averaged():
+    start = current()
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    averaged = average(start, replies([1, 2]), StrategySettings())
+    assert averaged.keys() == start.keys()
+    assert torch.equal(averaged["tail.weight"], before["tail.weight"])
+    assert torch.equal(averaged["head2.num_batches_tracked"], before["head2.num_batches_tracked"])
+    # Nor does it touch what it was given.
+    assert all(torch.equal(start[name], before[name]) for name in start)
+
+
+def test_one_reply_is_its_own_average():
+    (only,) = got = replies([17])
+    averaged = average(current(), got, StrategySettings())
+    assert all(torch.equal(averaged[name], only.tensors[name]) for name in only.tensors if "tracked" not in name)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_in_the_warm_start_each_class_of_the_mixture_is_averaged_by_its_images(weights):
+    counts = [[5, 0, 0], [15, 4, 0], [0, 12, 0]]
+    got, start = replies([5, 19, 12], counts), current()
+    averaged = average(start, got, StrategySettings(weights=weights))
+    for name in ("early.means", "early.log_weights"):
+        for c in range(3):
+            held = sum(of_client[c] for of_client in counts)
+            if held == 0:
+                # A class that nobody holds keeps its start.
+                assert torch.equal(averaged[name][c], start[name][c])
+                continue
+            expected = torch.zeros_like(start[name][c], dtype=torch.float64)
+            for reply, of_client in zip(got, counts, strict=True):
+                expected += of_client[c] / held * reply.tensors[name][c].double()
+            torch.testing.assert_close(averaged[name][c].double(), expected, rtol=1e-5, atol=1e-6)
+    each = [WEIGHTS[weights](reply.samples) for reply in got]
+    bias = sum(w * r.tensors["head2.bias"].double() for w, r in zip(each, got, strict=True)) / sum(each)
+    torch.testing.assert_close(averaged["head2.bias"].double(), bias, rtol=1e-5, atol=1e-6)
+
+
+def test_without_replies_there_is_no_average():
+    with pytest.raises(ValueError, match="no replies"):
+        average(current(), [], StrategySettings())
+
+
+# Messages
+
+
+def through_flower(record):
+    """The record after it has gone over the wire."""
+    return recorddict_from_proto(recorddict_to_proto(record))
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.dtype == other[name].dtype
+        assert torch.equal(tensor, other[name])
+
+
+@pytest.mark.parametrize("sent", [{}, tensors(torch.Generator().manual_seed(0))])
+def test_an_order_comes_through_a_message_as_it_was(sent):
+    settings = Settings.from_flat({"seed": 2**40, "partition.alpha": 1e-4, "exits.server_prior": True})
+    order = Order(settings, "/a run/ü", 3, Stage.DISTILL, 2**40, True, sent)
+    got = Order.from_record(through_flower(order.to_record()))
+    assert got.settings == settings
+    assert (got.run, got.round, got.stage) == ("/a run/ü", 3, Stage.DISTILL)
+    assert (got.early_seed, got.last) == (2**40, True)
+    assert_same(got.tensors, sent)
+
+
+@pytest.mark.parametrize("counts", [(), (3, 0, 4)])
+@pytest.mark.parametrize("sent", [{}, tensors(torch.Generator().manual_seed(0))])
+def test_a_reply_comes_through_a_message_as_it_was(sent, counts):
+    reply = Reply(4, 7, sent, {"loss_early": 0.5}, counts)
+    got = Reply.from_record(through_flower(reply.to_record()))
+    assert (got.client, got.samples, got.losses, got.label_counts) == (4, 7, {"loss_early": 0.5}, counts)
+    assert_same(got.tensors, sent)
+
+
+def test_a_hello_comes_through_a_message_as_it_was():
+    assert Hello.from_record(through_flower(Hello(12).to_record())) == Hello(12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_reply_that_is_not_finite_is_refused_by_name(value):
+    sent = {"head2.bias": torch.zeros(2), "head2.weight": torch.tensor([1.0, value])}
+    with pytest.raises(ValueError, match=r"^tensor head2\.weight of client 3: not finite$"):
+        Reply(3, 7, sent)
+
+
+def test_a_reply_that_became_not_finite_on_its_way_is_refused_too():
+    reply = Reply(3, 7, {"head2.bias": torch.zeros(2)})
+    reply.tensors["head2.bias"][0] = math.nan
+    with pytest.raises(ValueError, match=r"head2\.bias of client 3"):
+        Reply.from_record(through_flower(reply.to_record()))
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+def test_a_reply_without_images_is_refused(samples):
+    with pytest.raises(ValueError, match=rf"^samples = {samples}: client 3 has no images; at least 1$"):
+        Reply(3, samples)
+
+
+def test_bytes_are_those_of_the_tensors():
+    assert size({"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=torch.int64)}) == 4 * 15 + 8 * 2

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from fed_rebel import tensor_file
 from fed_rebel.runs import private_file
 
@@ -12,9 +14,21 @@ def load(run: Path, number: int, client: int) -> tensor_file.Tensors:
     Raises `ValueError` naming the file that is not there or is damaged.
     """
     written = private_file(run, number, client)
-    return tensor_file.read(written if written.exists() else private_file(run, number - 1, client))
+    tensors = tensor_file.read(written if written.exists() else private_file(run, number - 1, client))
+    _check_finite(tensors, client)
+    return tensors
 
 
 def save(run: Path, number: int, client: int, tensors: tensor_file.Tensors) -> None:
-    """Write the state of a round; it becomes current when the server finishes the round."""
+    """Write the state of a round; it becomes current when the server finishes the round.
+
+    Raises `ValueError`, and writes nothing, where a number is not finite.
+    """
+    _check_finite(tensors, client)
     tensor_file.write(private_file(run, number, client), tensors)
+
+
+def _check_finite(tensors: tensor_file.Tensors, client: int) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"private tensor {name} of client {client}: not finite")

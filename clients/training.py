@@ -72,7 +72,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
         model.early.apply_prior(shard.shares)
     shard.compute.place(model)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
-    _save_private(order, shard, model)
+    private_state.save(Path(order.run), order.round, shard.client, _on_cpu(model.parts(*PRIVATE)))
     return Reply(shard.client, shard.samples)
 
 
@@ -94,10 +94,11 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
     losses = _run_distillation(order, shard, model, stage)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
-    _save_private(order, shard, model)
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
-    return Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)
+    reply = Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)
+    _save_private(order, shard, model)
+    return reply
 
 
 def _finetune(order: Order, shard: ClientShard) -> Reply:

@@ -136,10 +136,11 @@ def _bad_input() -> Iterator[None]:
     """Wrong settings, data or files: one line on standard error, exit status 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"fed-rebel: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
+        print("fed-rebel: interrupted; the same command goes on where it was", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -120,12 +120,11 @@ class RunDirectory:
 
     def _append_rows(self, number: int, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self.path / "rounds.jsonl"
-        kept = self.rows()
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        if path.exists() and path.read_text(encoding="utf-8").count("\n") != len(kept):
-            tensor_file.replace(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        kept = _lines(self.rows())
+        if path.exists() and path.read_text(encoding="utf-8") != kept:
+            tensor_file.replace(path, kept.encode())  # what an interrupted round left behind goes
         with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(_lines(rows))
             file.flush()
             os.fsync(file.fileno())
 
@@ -139,6 +138,10 @@ def check_new(path: Path) -> None:
 def private_file(run: Path, number: int, client: int) -> Path:
     """Where a client's private state of a round is written."""
     return run / "rounds" / f"{number:04d}" / "private" / f"{client}.safetensors"
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _link(path: Path, target: str) -> None:

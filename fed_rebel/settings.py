@@ -41,8 +41,11 @@ _WORDS = {"", "cifar100", "glyphs100", "shipped", "train", "pooled", "none"}
 
 def _absolute(value: str) -> str:
     """A path that exists, made absolute: clients may run in another working directory."""
-    path = Path(value).expanduser()
-    return str(path.resolve()) if value not in _WORDS and path.exists() else value
+    try:
+        path = Path(value).expanduser()
+        return str(path.resolve()) if value not in _WORDS and path.exists() else value
+    except (OSError, RuntimeError):  # too long a name, or the home of nobody: no path, so said where it is used
+        return value
 
 
 WordOrPath = Annotated[str, AfterValidator(_absolute)]
@@ -339,6 +342,7 @@ def _one_line(error: ValidationError) -> str:
     bounds = _bounds(key)
     if bounds and first["type"] not in ("literal_error",):
         allowed = f"{allowed.split(' greater')[0].split(' less')[0]}" if "type" in first["type"] else bounds
+    allowed = allowed.replace("a integer", "a whole number").replace("a boolean", "true or false")
     return f"{key} = {first['input']!r}: not allowed; allowed: {allowed}"
 
 

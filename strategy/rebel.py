@@ -186,4 +186,4 @@ def _refuse_faults(step: Round, exchanged: Exchange) -> None:
     """Every client must be there where the next rounds or the results need each of them."""
     if exchanged.faults:
         fault = exchanged.faults[0]
-        raise RunFailed(f"round {step.number}, {step.stage}: client {fault.client}: {fault.reason}")
+        raise RunFailed(f"round {step.number + 1}, {step.stage}: client {fault.client}: {fault.reason}")

@@ -28,10 +28,14 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         return cifar100.load(directory)
     if name == "glyphs100":
         return glyphs100.load(directory)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"data.name: {name!r} is no path ({error})") from None
+    if is_folder:
         return folder.load(path, directory)
-    if path.exists():
+    if exists:
         return npz.load(path, directory)
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"data.name: there is no file or folder {path}")

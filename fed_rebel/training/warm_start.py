@@ -96,7 +96,7 @@ def train_warm_start(
     sgd = finetuning.optimiser(model)
     for epoch in range(warm.finetune_epochs):
         batches = _batches(dataset, indices, settings, _Purpose.FINETUNE, epoch)
-        scheduled = _one_cycle(batches, sgd, epoch, warm.finetune_epochs, len(indices) // warm.batch_size)
+        scheduled = _one_cycle(batches, sgd, epoch, warm.finetune_epochs, max(1, len(indices) // warm.batch_size))
         losses = finetune(model, scheduled, finetuning, sgd, compute, generator, None)
         epoch_done("fine-tuning", epoch + 1, warm.finetune_epochs, losses)
     return WarmStart({name: t.cpu() for name, t in model.parts(*PRIVATE, *SHARED).items()}, seed)
@@ -124,7 +124,7 @@ def _distill_pooled(
     generator = noise(compute.device, settings.seed, _Purpose.NOISE)
     for epoch in range(warm.epochs):
         batches = _batches(dataset, indices, settings, _Purpose.DISTILL, epoch)
-        scheduled = _one_cycle(batches, optimiser, epoch, warm.epochs, len(indices) // warm.batch_size)
+        scheduled = _one_cycle(batches, optimiser, epoch, warm.epochs, max(1, len(indices) // warm.batch_size))
         losses = distill(model, base.head, scheduled, stage, optimiser, compute, generator)
         epoch_done("distillation", epoch + 1, warm.epochs, losses)
 
@@ -161,8 +161,9 @@ class _Purpose:
 
 
 def _batches(dataset: Dataset, indices: np.ndarray, settings: Settings, purpose: int, epoch: int) -> Batches:
+    size = settings.warm_start.batch_size
     rng = np.random.default_rng([settings.seed, purpose, epoch])
-    return training_batches(dataset, indices, settings.warm_start.batch_size, rng, drop_last=True)
+    return training_batches(dataset, indices, size, rng, drop_last=len(indices) >= size)
 
 
 def _one_cycle(

@@ -159,7 +159,7 @@ class Train(_Section):
     """The early classifier's own, in warm-start rounds."""
     distill_rate: Rate = 5e-5
     """Adam's learning rate in distillation rounds."""
-    distill_early_rate: Rate = 1e-3
+    distill_early_rate: Rate = 3e-4
     """The early classifier's own, in distillation rounds."""
     finetune_rate: Rate = 3e-3
     """SGD's learning rate in fine-tuning rounds."""

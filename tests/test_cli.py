@@ -251,7 +251,7 @@ def test_as_typed_wrong_data_are_one_line_and_exit_status_2(write_settings, tmp_
     [
         (("--set", "partition.alpha=-1"), ("partition.alpha = -1",)),
         (("--set", "partition.alpha=big"), ("partition.alpha = 'big'", "number")),
-        (("--set", "partition.clients=1.5"), ("partition.clients = 1.5", "integer")),
+        (("--set", "partition.clients=1.5"), ("partition.clients = 1.5", "whole number")),
         (("--set", "partition.clients"), ("KEY=VALUE",)),
         (("--set", "warm_start.weights=pooled", "--set", "rounds.warm_start=1"), ("rounds.warm_start = 1", "'pooled'")),
         (("--set", "exits.target=most"), ("exits.target", "'most'", "coverage:X")),

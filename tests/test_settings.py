@@ -237,13 +237,13 @@ def test_a_value_out_of_range_is_told_the_range(key, value, allowed):
     [
         ("partition.alpha", "much", "number"),
         ("partition.alpha", "'0.1'", "number"),
-        ("partition.clients", "2.5", "integer"),
-        ("partition.clients", "true", "integer"),
-        ("exits.server_prior", "1", "boolean"),
+        ("partition.clients", "2.5", "whole number"),
+        ("partition.clients", "true", "whole number"),
+        ("exits.server_prior", "1", "true or false"),
         ("data.name", "100", "string"),
         ("partition.kind", "dirichlet", "by-client"),
         ("head1", "global", "shared"),
-        ("seed", "[1, 2]", "integer"),
+        ("seed", "[1, 2]", "whole number"),
     ],
 )
 def test_a_wrong_type_is_told_the_type(key, value, allowed):

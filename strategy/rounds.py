@@ -62,7 +62,10 @@ class Clients:
         deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
         while len(nodes := sorted(grid.get_node_ids())) < clients:
             if time.monotonic() > deadline:
-                raise RunFailed(f"{len(nodes)} of {clients} clients connected in {WAIT_FOR_NODES_SECONDS:.0f} s")
+                raise RunFailed(
+                    f"{len(nodes)} of {clients} clients connected in {WAIT_FOR_NODES_SECONDS:.0f} s; "
+                    "start as many nodes as partition.clients, or set it to as many as there are"
+                )
             time.sleep(POLL_SECONDS)
         found = {
             Hello.from_record(message.content).client: message.metadata.src_node_id

@@ -543,3 +543,8 @@ def test_objects_are_never_unpickled(tmp_path):
     np.savez(path, classes=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="not a partition"):
         Partition.load(path)
+
+
+def test_the_hold_out_stays_the_one_that_the_shipped_weights_left_out():
+    _, held = hold_out(np.arange(50_000) % 100, 100)
+    assert hashlib.sha256(held.astype("<i8").tobytes()).hexdigest()[:16] == "f0b315892db35a33"

@@ -147,8 +147,10 @@ def _statistics_move(order: Order) -> bool:
 def _save_private(order: Order, shard: ClientShard, model: Rebel) -> None:
     tensors = model.parts(*PRIVATE)
     if order.settings.base.batch_norm == "local":
+        kept = private_state.load(Path(order.run), order.round - 1, shard.client)
         statistics = _statistics(model)
-        tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in statistics}
+        own = {name for name in statistics if name in order.tensors or name in kept}
+        tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
     private_state.save(Path(order.run), order.round, shard.client, _on_cpu(tensors))
 
 

@@ -171,7 +171,7 @@ def _report(run: Path) -> None:
     page = write_report(run)
     console = Console()
     console.print(clients_table(pd.read_csv(run / "clients.csv")))
-    console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False)
+    console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _new_run(chosen: "Settings") -> Path:

@@ -89,7 +89,7 @@ class RunDirectory:
         here, before = self.round_path(number), self.round_path(number - 1)
         for state in (before / "private").glob("*.safetensors"):
             if not (here / "private" / state.name).exists():
-                os.link(state, here / "private" / state.name)
+                _link_or_copy(state, here / "private" / state.name)
         tensor_file.write(here / "shared.safetensors", shared)
         self._append_rows(number, rows)
         _link(self.path / "current", f"rounds/{number:04d}")
@@ -140,6 +140,13 @@ def private_file(run: Path, number: int, client: int) -> Path:
     return run / "rounds" / f"{number:04d}" / "private" / f"{client}.safetensors"
 
 
+def _link_or_copy(state: Path, new: Path) -> None:
+    try:
+        os.link(state, new)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(state, new)
+
+
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -159,9 +166,6 @@ def _environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "versions": versions,
         "python": platform.python_version(),
@@ -169,5 +173,15 @@ def _environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "system": platform.platform(),
-        "commit": commit or "unknown",
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout; unknown where it is none, or where there is no git."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

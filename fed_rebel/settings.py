@@ -203,7 +203,7 @@ class Exits(_Section):
 class Settings(_Section):
     """Every setting of a run. `flat()` and `from_flat()` turn it into dotted keys and back."""
 
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random draw of the run."""
     head1: Literal["local", "frozen", "shared"] = "local"
     """Head1 is trained by each client for itself, kept from the warm start, or averaged like Head2."""

@@ -29,6 +29,12 @@ def read(path: Path) -> Tensors:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); restore it or remove it") from None
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What was written beside the tensors of a file that `read` can read."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: a reader sees the old file or the new one, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)

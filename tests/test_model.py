@@ -1,5 +1,7 @@
 """The networks: where the base model is cut, how big the parts are, GDN, and the code's eight bits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fed_rebel.model.gdn import GDN
 from fed_rebel.model.heads import CODE_SHAPE, CODE_SIZE, Head1, Head2, Posterior
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BACKBONES, build_base_model
+from fed_rebel.training.pretrained import _warn_of_seen_hold_out, shipped
 
 HEAD_CHANNELS = {"resnet20": 64, "resnet18": 128, "resnet50": 512}
 
@@ -266,3 +269,9 @@ def test_parts_can_be_taken_over_from_another_model():
 def test_a_tensor_that_does_not_fit_is_named(name):
     with pytest.raises(ValueError, match=rf"^tensor {name} \(2,\): does not fit the model \(.+\)$"):
         small_model().load_parts({name: torch.zeros(2)})
+
+
+def test_weights_shipped_for_other_rows_say_that_they_have_seen_the_hold_out():
+    dataset = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.arange(50_000) % 100))
+    with pytest.warns(UserWarning, match="validation images were among them"):
+        _warn_of_seen_hold_out(shipped("cifar100-resnet20-base"), dataset)

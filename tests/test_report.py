@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import fed_rebel
 from fed_rebel.exits import Target, at_coverage, calibrate, coverage_curve, route
 from fed_rebel.report import clients_table, summarise, write_report
 from fed_rebel.report.columns import COLUMNS
@@ -375,3 +376,12 @@ def test_an_incomplete_run_is_one_line_that_names_the_file(run, tmp_path, name, 
 def test_the_report_needs_no_torch():
     code = "import sys, fed_rebel.report, fed_rebel.exits; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_flower_s_app_bundle_can_hold_all_that_a_run_needs():
+    """Of our packages it takes Python, TOML and Markdown alone; weights are looked for where the package is installed."""
+    root = Path(fed_rebel.__file__).parent.parent
+    packages = [root / name for name in ("fed_rebel", "clients", "strategy", "partitions")]
+    files = [file for package in packages for file in package.rglob("*") if file.is_file()]
+    left_out = {file.suffix for file in files if "__pycache__" not in file.parts} - {".py", ".toml", ".md"}
+    assert left_out <= {".safetensors"}

@@ -1,6 +1,7 @@
 """The run directory: a kill at any moment loses the round that was running and nothing else."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from fed_rebel import tensor_file
 from fed_rebel.runs import RunDirectory, private_file
 from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.training.setup import prepare
 from partitions import Partition, Shard
 
 ROWS = [{"round": None, "stage": "distill", "client": client, "loss_early": 0.5} for client in range(3)]
@@ -222,3 +224,26 @@ def test_a_file_that_cannot_be_replaced_is_left_as_it_was(tmp_path):
         tensor_file.replace(tmp_path / "file", "text, which is no data")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_machine_without_git_can_start_a_run(monkeypatch, tiny_settings, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = tiny_settings()
+    run = RunDirectory.create(tmp_path / "run", settings, prepare(settings).partition)
+    assert json.loads((run.path / "environment.json").read_text())["commit"] == "unknown"
+
+
+def test_a_file_system_without_hard_links_carries_private_states_over(monkeypatch, tiny_settings, tmp_path):
+    def no_links(*_):
+        raise PermissionError("hard links are not allowed")
+
+    monkeypatch.setattr(os, "link", no_links)
+    settings = tiny_settings()
+    run = RunDirectory.create(tmp_path / "run", settings, prepare(settings).partition)
+    state = {"head1.weight": torch.arange(3.0)}
+    run.begin_round(0)
+    tensor_file.write(private_file(run.path, 0, 1), state)
+    run.finish_round(0, {}, [])
+    run.begin_round(1)
+    run.finish_round(1, {}, [])
+    assert torch.equal(tensor_file.read(run.path / "private" / "1.safetensors")["head1.weight"], state["head1.weight"])

@@ -608,3 +608,20 @@ def test_a_client_that_is_not_in_the_partition_is_told(stopped, tiny_settings):
 def test_rows_are_json_that_anything_can_read(finished):
     for line in (finished.run.path / "rounds.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_a_warm_start_s_tail_keeps_its_statistics_until_a_client_has_some_of_its_own(federate, tiny_settings, tmp_path):
+    """A pooled warm start moves the Tail's statistics, which distillation neither sends nor trains."""
+    after = {}
+
+    def read(number, run):
+        after[number] = [statistics(private(run, client)) for client in CLIENTS]
+
+    pooled = {"warm_start.weights": "pooled", "warm_start.epochs": 1, "warm_start.finetune_epochs": 1}
+    changes = {"rounds.warm_start": 0, "base.batch_norm": "local", "rounds.evaluate_every": 0}
+    federate(tiny_settings(pooled | changes), tmp_path / "run", read)
+    private_start, distilled, passed, finetuned = sorted(after)
+    assert not any(after[private_start])
+    for number in (distilled, passed):
+        assert all(parts(own) == {"head2"} for own in after[number])
+    assert all(parts(own) == {"head2", "tail"} for own in after[finetuned])

@@ -12,7 +12,7 @@ from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
 from fed_rebel.training.batches import evaluation_batches
-from fed_rebel.training.pretrained import warm_start
+from fed_rebel.training.pretrained import hold_out_of, warm_start
 from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.warm_start import WarmStart, build_model, remote_accuracy
 
@@ -52,7 +52,8 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
             print(f"warm start, local at {coverage} % coverage: {100 * accuracy:.2f} %")
         made = start.to_tensors()
     if out is not None:
-        tensor_file.write(out, {name: _half(tensor) for name, tensor in made.items()})
+        halves = {name: _half(tensor) for name, tensor in made.items()}
+        tensor_file.write(out, halves, hold_out_of(setup.dataset))
         print(f"written to {out}")
 
 

@@ -81,6 +81,7 @@ class ProgressDisplay:
             f"round {round + 1}: client {fault.client} left out: {fault.reason}",
             style="yellow",
             highlight=False,
+            markup=False,
         )
 
     def round_ended(self, rows: list[dict[str, Any]]) -> None:

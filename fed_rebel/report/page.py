@@ -4,9 +4,7 @@ import html
 import json
 import os
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from fed_rebel.report.columns import COLUMNS, Column, count, index, percent, points
 from fed_rebel.report.curves import ClientCurves, client_curves
 from fed_rebel.report.figures import coverage_curves_png, label_histograms_png
+from fed_rebel.report.page_template import PAGE
 from fed_rebel.report.record import RunRecord, read_run
 from fed_rebel.report.rounds import mean_accuracies
 from fed_rebel.report.summary import DESCRIPTIONS, summarise
@@ -41,8 +40,7 @@ def write_report(run: Path) -> Path:
 def page(record: RunRecord, curves: ClientCurves) -> str:
     """The page as text."""
     over_clients = summarise(record.clients)
-    template = Template(files("fed_rebel.report").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    return PAGE.substitute(
         name=html.escape(record.name),
         facts=html.escape(" · ".join(_facts(record))),
         fingerprint=html.escape(record.fingerprint),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlparse
@@ -62,6 +63,7 @@ def base_model(
                 f"base.weights = 'shipped': none for {base.backbone} on {dataset.name}; allowed: 'train' or a file"
             )
         path = found
+        _warn_of_seen_hold_out(path, dataset)
     else:
         path = Path(base.weights).expanduser()
     model = build_base_model(base.backbone, classes, seed=0)
@@ -113,6 +115,21 @@ def load_into(module: torch.nn.Module, tensors: tensor_file.Tensors, what: str) 
         raise SettingsError(f"{what}: does not fit the model of these settings ({reason})") from None
 
 
+def hold_out_of(dataset: Dataset) -> dict[str, str]:
+    """What tells whether two data sets have the same hold-out, which depends on their rows' labels and order."""
+    return {"training_labels": hashlib.sha256(dataset.train.labels.astype("<i8").tobytes()).hexdigest()}
+
+
+def _warn_of_seen_hold_out(path: Path, dataset: Dataset) -> None:
+    if tensor_file.metadata(path) != hold_out_of(dataset):
+        warnings.warn(
+            f"the rows of {dataset.name} are in another order than those that {path.name} was trained on: about 90 % of "
+            "this run's validation images were among them, so thresholds are calibrated on seen images; "
+            "for a hold-out that nobody saw use base.weights=train and warm_start.weights=pooled",
+            stacklevel=2,
+        )
+
+
 def _pooled_warm_start(
     settings: Settings, dataset: Dataset, base: BaseModel, compute: Compute, epoch_done: WarmEpochDone
 ) -> WarmStart:
@@ -133,7 +150,7 @@ def _pooled_warm_start(
         partial = path.with_suffix(".partial.safetensors")
         trained = train_warm_start(settings, dataset, available, base, compute, partial, epoch_done)
         tensor_file.write(path, trained.to_tensors())
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # another process may have trained the same
     return WarmStart.from_tensors(tensor_file.read(path))
 
 
@@ -148,5 +165,5 @@ def _trained_base_model(settings: Settings, dataset: Dataset, compute: Compute, 
     partial = finished.with_suffix(".partial.safetensors")
     model = train_base(dataset, available, settings.base, settings.seed, compute, partial, epoch_done)
     tensor_file.write(finished, model.state_dict())
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     return model

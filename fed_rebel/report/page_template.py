@@ -1,4 +1,10 @@
-<!doctype html>
+"""The page's HTML, a `string.Template`. In a Python file because Flower bundles no HTML with an app."""
+
+# ruff: noqa: E501
+from string import Template
+
+PAGE = Template(
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -236,3 +242,5 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 </script>
 </body>
 </html>
+"""
+)

@@ -418,6 +418,19 @@ def test_cifar100_from_an_npz(data_dir):
     assert dataset.flip
 
 
+def test_the_rows_of_cifar100_stand_in_one_order_whatever_the_file(data_dir):
+    sound, fingerprints = arrays(number=100), set()
+    for seed in range(2):
+        train, test = (np.random.default_rng(seed).permutation(len(sound[f"y_{part}"])) for part in ("train", "test"))
+        shuffled = {name: array[train if name.endswith("train") else test] for name, array in sound.items()}
+        np.savez(data_dir / "cifar100.npz", **shuffled)
+        dataset = datasets.load("cifar100", data_dir)
+        fingerprints.add(dataset.fingerprint)
+        where = np.flatnonzero((dataset.train.images == sound["x_train"][7]).all((1, 2, 3)))
+        assert dataset.train.labels[where].tolist() == [sound["y_train"][7]]
+    assert len(fingerprints) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

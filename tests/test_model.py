@@ -273,5 +273,5 @@ def test_a_tensor_that_does_not_fit_is_named(name):
 
 def test_weights_shipped_for_other_rows_say_that_they_have_seen_the_hold_out():
     dataset = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.arange(50_000) % 100))
-    with pytest.warns(UserWarning, match="validation images were among them"):
+    with pytest.warns(UserWarning, match="it has seen some of this run's hold-out"):
         _warn_of_seen_hold_out(shipped("cifar100-resnet20-base"), dataset)

@@ -379,7 +379,7 @@ def test_the_report_needs_no_torch():
 
 
 def test_flower_s_app_bundle_can_hold_all_that_a_run_needs():
-    """Of our packages it takes Python, TOML and Markdown alone; weights are looked for where the package is installed."""
+    """It takes Python, TOML and Markdown alone; weights are looked for where the package is installed."""
     root = Path(fed_rebel.__file__).parent.parent
     packages = [root / name for name in ("fed_rebel", "clients", "strategy", "partitions")]
     files = [file for package in packages for file in package.rglob("*") if file.is_file()]

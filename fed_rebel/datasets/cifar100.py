@@ -1,5 +1,6 @@
 """CIFAR-100 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,25 @@ def load(data_dir: Path) -> Dataset:
     `cifar100.npz` holds `x_train`, `x_test` (uint8 [N, 32, 32, 3]), `y_train`, `y_test` (integers [N] in
     [0, 100)) and, if wanted, `classes` (100 names). torchvision checks the MD5 sums of the official files.
 
+    Whichever file it comes from, its rows stand in one order, so that all have the same hold-out and the same shards.
+
     Raises:
         ValueError: the file is not CIFAR-100, or there are no files and no network.
     """
     path = data_dir / "cifar100.npz"
     if path.exists():
-        return load_once(data_dir, npz.key(path), lambda: _from_npz(path))
-    return load_once(data_dir, "cifar100-official", lambda: _official(data_dir))
+        return load_once(data_dir, f"{npz.key(path)}-in-order", lambda: _in_order(_from_npz(path)))
+    return load_once(data_dir, "cifar100-official-in-order", lambda: _in_order(_official(data_dir)))
+
+
+def _in_order(dataset: Dataset) -> Dataset:
+    """By label, then by pixels."""
+
+    def ordered(split: Split) -> Split:
+        order = sorted(range(len(split)), key=lambda row: (split.labels[row], split.images[row].tobytes()))
+        return Split(split.images[order], split.labels[order])
+
+    return dataclasses.replace(dataset, train=ordered(dataset.train), test=ordered(dataset.test))
 
 
 def _from_npz(path: Path) -> Dataset:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Base
+from fed_rebel.training import checkpoint
 from fed_rebel.training.batches import one_cycle, training_batches
 from fed_rebel.training.compute import Compute
 
@@ -45,7 +44,7 @@ def train_base(
     model = compute.place(build_base_model(base.backbone, len(dataset.classes), seed))
     forward = torch.compile(model) if base.compile else model
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=base.weight_decay, nesterov=True)
-    first_epoch = _resume(partial, model, optimiser) if partial.exists() else 0
+    first_epoch = checkpoint.restore(partial, model, [optimiser])
     steps_per_epoch = max(1, len(indices) // base.batch_size)
     model.train()
     for epoch in range(first_epoch, base.epochs):
@@ -61,25 +60,6 @@ def train_base(
             loss.backward()
             optimiser.step()
             losses.append(loss.detach())
-        _save(partial, model, optimiser, epoch + 1)
+        checkpoint.save(partial, model, [optimiser], epoch + 1)
         epoch_done(epoch + 1, base.epochs, torch.stack(losses).mean().item())
     return model.eval()
-
-
-def _save(partial: Path, model: nn.Module, optimiser: torch.optim.SGD, epochs_done: int) -> None:
-    momentum = {name: optimiser.state[parameter]["momentum_buffer"] for name, parameter in model.named_parameters()}
-    tensor_file.write(
-        partial,
-        tensor_file.prefixed("model", model.state_dict())
-        | tensor_file.prefixed("momentum", momentum)
-        | {"epochs_done": torch.tensor(epochs_done)},
-    )
-
-
-def _resume(partial: Path, model: nn.Module, optimiser: torch.optim.SGD) -> int:
-    tensors = tensor_file.read(partial)
-    model.load_state_dict(tensor_file.part("model", tensors))
-    momentum = tensor_file.part("momentum", tensors)
-    for name, parameter in model.named_parameters():
-        optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
-    return int(tensors["epochs_done"])

@@ -116,16 +116,16 @@ def load_into(module: torch.nn.Module, tensors: tensor_file.Tensors, what: str) 
 
 
 def hold_out_of(dataset: Dataset) -> dict[str, str]:
-    """What tells whether two data sets have the same hold-out, which depends on their rows' labels and order."""
+    """What tells whether two forms of a data set have the same hold-out, which follows from the rows' labels."""
     return {"training_labels": hashlib.sha256(dataset.train.labels.astype("<i8").tobytes()).hexdigest()}
 
 
 def _warn_of_seen_hold_out(path: Path, dataset: Dataset) -> None:
     if tensor_file.metadata(path) != hold_out_of(dataset):
         warnings.warn(
-            f"the rows of {dataset.name} are in another order than those that {path.name} was trained on: about 90 % of "
-            "this run's validation images were among them, so thresholds are calibrated on seen images; "
-            "for a hold-out that nobody saw use base.weights=train and warm_start.weights=pooled",
+            f"the training images of {dataset.name} are not those that {path.name} was trained on, so it has seen some "
+            "of this run's hold-out, on which thresholds are calibrated; "
+            "for weights that have not use base.weights=train and warm_start.weights=pooled",
             stacklevel=2,
         )
 

@@ -14,9 +14,10 @@ from fed_rebel.datasets import Dataset
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
+from fed_rebel.training import checkpoint
 from fed_rebel.training.batches import evaluation_batches, one_cycle, training_batches
 from fed_rebel.training.compute import Compute
-from fed_rebel.training.stages import Batches, Distillation, FineTuning, distill, finetune, noise
+from fed_rebel.training.stages import Distillation, FineTuning, distill, finetune, noise
 
 EpochDone = Callable[[str, int, int, dict[str, float]], None]
 """Called after each epoch with the stage, the epoch (from 1), the number of epochs, and the mean losses."""
@@ -80,39 +81,12 @@ def train_warm_start(
 ) -> WarmStart:
     """Train all parts on pooled images `indices`: joint distillation, then fine-tuning, each with one-cycle rates.
 
-    BatchNorm sees its batches in both: pooled batches are of no client's world. What is distilled goes to `partial`,
-    from which an interrupted training goes on.
+    BatchNorm sees its batches in both: pooled batches are of no client's world. After each epoch the state goes to
+    `partial`, from which an interrupted training goes on; the result is the same as without the interruption.
     """
     warm, seed = settings.warm_start, settings.seed
     model = compute.place(build_model(settings, base, len(dataset.classes), seed))
-    if partial.exists():
-        model.load_parts(tensor_file.read(partial))
-    else:
-        _distill_pooled(model, settings, dataset, indices, base, compute, epoch_done)
-        fit_code(model, dataset, indices, compute)
-        tensor_file.write(partial, model.parts(*PRIVATE, *SHARED))
-    finetuning = FineTuning(warm.finetune_rate, update_statistics=True)
-    generator = noise(compute.device, seed, _Purpose.NOISE, 1)
-    sgd = finetuning.optimiser(model)
-    for epoch in range(warm.finetune_epochs):
-        batches = _batches(dataset, indices, settings, _Purpose.FINETUNE, epoch)
-        scheduled = _one_cycle(batches, sgd, epoch, warm.finetune_epochs, max(1, len(indices) // warm.batch_size))
-        losses = finetune(model, scheduled, finetuning, sgd, compute, generator, None)
-        epoch_done("fine-tuning", epoch + 1, warm.finetune_epochs, losses)
-    return WarmStart({name: t.cpu() for name, t in model.parts(*PRIVATE, *SHARED).items()}, seed)
-
-
-def _distill_pooled(
-    model: Rebel,
-    settings: Settings,
-    dataset: Dataset,
-    indices: np.ndarray,
-    base: BaseModel,
-    compute: Compute,
-    epoch_done: EpochDone,
-) -> None:
-    warm = settings.warm_start
-    stage = Distillation(
+    joint = Distillation(
         trained=("head1", "head2", "early", "tail"),
         rate=warm.learning_rate,
         early_rate=warm.early_rate,
@@ -120,29 +94,34 @@ def _distill_pooled(
         update_statistics=True,
         task=warm.task,
     )
-    optimiser = stage.optimiser(model)
-    generator = noise(compute.device, settings.seed, _Purpose.NOISE)
-    for epoch in range(warm.epochs):
-        batches = _batches(dataset, indices, settings, _Purpose.DISTILL, epoch)
-        scheduled = _one_cycle(batches, optimiser, epoch, warm.epochs, max(1, len(indices) // warm.batch_size))
-        losses = distill(model, base.head, scheduled, stage, optimiser, compute, generator)
+    finetuning = FineTuning(warm.finetune_rate, update_statistics=True)
+    optimisers = adam, sgd = joint.optimiser(model), finetuning.optimiser(model)
+    done = checkpoint.restore(partial, model, optimisers)
+    for epoch in range(done, warm.epochs):
+        batches = _scheduled(dataset, indices, settings, _Purpose.DISTILL, epoch, warm.epochs, adam)
+        generator = noise(compute.device, seed, _Purpose.DISTILL, epoch)
+        losses = distill(model, base.head, batches, joint, adam, compute, generator)
+        if epoch + 1 == warm.epochs:
+            fit_code(model, dataset, indices, compute)
+        checkpoint.save(partial, model, optimisers, epoch + 1)
         epoch_done("distillation", epoch + 1, warm.epochs, losses)
-
-
-def codes_of(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> tuple[Tensor, Tensor]:
-    """Posterior means [N, 3, 17, 17] and labels [N] of training images, not augmented, without gradients."""
-    codes, labels = [], []
-    with torch.no_grad(), compute.autocast():
-        for images, of_images in evaluation_batches(dataset, dataset.train, indices):
-            codes.append(model.head1(images.to(compute.device)).mu)
-            labels.append(of_images)
-    return torch.cat(codes), torch.cat(labels)
+    for epoch in range(max(0, done - warm.epochs), warm.finetune_epochs):
+        batches = _scheduled(dataset, indices, settings, _Purpose.FINETUNE, epoch, warm.finetune_epochs, sgd)
+        generator = noise(compute.device, seed, _Purpose.FINETUNE, epoch)
+        losses = finetune(model, batches, finetuning, sgd, compute, generator, None)
+        checkpoint.save(partial, model, optimisers, warm.epochs + epoch + 1)
+        epoch_done("fine-tuning", epoch + 1, warm.finetune_epochs, losses)
+    return WarmStart({name: t.cpu() for name, t in model.parts(*PRIVATE, *SHARED).items()}, seed)
 
 
 def fit_code(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:
     """Fix the eight-bit code's range on the codes of training images, of at most 10,000 of them."""
     some = indices[:: max(1, len(indices) // RANGE_IMAGES)]
-    model.code.fit(codes_of(model, dataset, some, compute)[0])
+    with torch.no_grad(), compute.autocast():
+        codes = [
+            model.head1(images.to(compute.device)).mu for images, _ in evaluation_batches(dataset, dataset.train, some)
+        ]
+    model.code.fit(torch.cat(codes))
 
 
 def remote_accuracy(model: Rebel, dataset: Dataset, compute: Compute) -> float:
@@ -157,19 +136,23 @@ def remote_accuracy(model: Rebel, dataset: Dataset, compute: Compute) -> float:
 
 
 class _Purpose:
-    NOISE, DISTILL, FINETUNE = 100, 103, 104
+    DISTILL, FINETUNE = 103, 104
 
 
-def _batches(dataset: Dataset, indices: np.ndarray, settings: Settings, purpose: int, epoch: int) -> Batches:
+def _scheduled(
+    dataset: Dataset,
+    indices: np.ndarray,
+    settings: Settings,
+    purpose: int,
+    epoch: int,
+    epochs: int,
+    optimiser: torch.optim.Optimizer,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch's batches; before each is given out the learning rates are set to their place in the cycle."""
     size = settings.warm_start.batch_size
     rng = np.random.default_rng([settings.seed, purpose, epoch])
-    return training_batches(dataset, indices, size, rng, drop_last=len(indices) >= size)
-
-
-def _one_cycle(
-    batches: Batches, optimiser: torch.optim.Optimizer, epoch: int, epochs: int, steps: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches; before each is given out the learning rates are set to their place in the cycle."""
+    batches = training_batches(dataset, indices, size, rng, drop_last=len(indices) >= size)
+    steps = max(1, len(indices) // size)
     for group in optimiser.param_groups:
         group.setdefault("peak", group["lr"])
     for step, batch in enumerate(batches, start=epoch * steps):

@@ -17,7 +17,7 @@ from fed_rebel.model.code import sample
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.stages import noise
-from partitions import gini
+from partitions import effective_classes, gini
 from strategy.messages import Order, Reply
 
 
@@ -41,6 +41,7 @@ def evaluate(order: Order, client: int) -> Reply:
         "val_size": len(shard.shard.val),
         "test_size": len(shard.shard.test),
         "classes": int((counts > 0).sum()),
+        "effective_classes": effective_classes(counts),
         "gini": gini(counts),
         "majority_acc": float((test_labels == counts.argmax()).mean()),
     }

@@ -73,9 +73,9 @@ def simulate(
 def resume(run: Annotated[Path, typer.Argument(help="The directory of a run that was stopped.")]) -> None:
     """Go on with a run that was stopped, from its last finished round; it ends as if it had not been."""
     with _bad_input():
-        from fed_rebel.runs import RunDirectory
+        from fed_rebel.launch.simulation import reopen
 
-        directory, chosen = RunDirectory.open(run)
+        directory, chosen = reopen(run)
     _run(directory, chosen)
 
 
@@ -133,12 +133,15 @@ def _settings(source: Path | None, preset: str | None, changes: list[str] | None
 
 @contextmanager
 def _bad_input() -> Iterator[None]:
-    """Wrong settings, data or files: one line on standard error, exit status 2."""
+    """Wrong settings, data or files: one line on standard error, exit status 2; a training that fails: 1."""
     try:
         yield
     except (ValueError, OSError) as error:
         print(f"fed-rebel: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except RuntimeError as error:
+        print(f"fed-rebel: {_one_line(error)}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("fed-rebel: interrupted; the same command goes on where it was", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -35,14 +35,20 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, settings: Settings, partition: Partition) -> "RunDirectory":
-        """A new run. Raises `SettingsError` where the directory exists and is not empty, or cannot be written."""
+    def create(
+        cls, path: Path, settings: Settings, partition: Partition, identity: Mapping[str, str]
+    ) -> "RunDirectory":
+        """A new run; `identity` is what it must find again to go on.
+
+        Raises `SettingsError` where the directory exists and is not empty, or cannot be written.
+        """
         check_new(path)
         run = cls(path.resolve())
         try:
             (run.path / "rounds").mkdir(parents=True)
             partition.save(run.path / "partition.npz")
-            tensor_file.replace(run.path / "environment.json", json.dumps(_environment(), indent=2).encode())
+            environment = {"run": dict(identity)} | _environment()
+            tensor_file.replace(run.path / "environment.json", json.dumps(environment, indent=2).encode())
             _link(run.path / "shared.safetensors", "current/shared.safetensors")
             _link(run.path / "private", "current/private")
             # Last: a directory without settings is no run.
@@ -58,6 +64,16 @@ class RunDirectory:
         if not (path / "settings.toml").is_file():
             raise SettingsError(f"{path}: no run here (no settings.toml); give the directory of a run")
         return cls(path.resolve()), load(path / "settings.toml")
+
+    def check_same(self, identity: Mapping[str, str]) -> None:
+        """Raise `SettingsError` where going on would not end with the bytes of a run that was left alone."""
+        begun = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["run"]
+        for what, here in identity.items():
+            if begun[what] != here:
+                raise SettingsError(
+                    f"{self.path}: was begun with {what} = {begun[what][:16]}, here it is {here[:16]}; "
+                    "go on where they are the same, or begin a new run with its settings.toml"
+                )
 
     @property
     def rounds_done(self) -> int:
@@ -130,9 +146,12 @@ class RunDirectory:
 
 
 def check_new(path: Path) -> None:
-    """Raise `SettingsError` where a new run cannot have this directory, because something is there."""
+    """Raise `SettingsError` where a new run cannot have this directory: something is there, or nobody may write."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
+    above = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise SettingsError(f"--out {path}: {above} cannot be written; name another place")
 
 
 def private_file(run: Path, number: int, client: int) -> Path:

@@ -62,6 +62,8 @@ class Data(_Section):
     """`cifar100`, `glyphs100`, or the path of an .npz or a folder of pictures."""
     dir: WordOrPath = ""
     """The data directory; empty: FED_REBEL_DATA, else the platform's cache directory."""
+    flip: bool = True
+    """Mirror training images at random. False for data of your own whose mirror images bear another label."""
 
 
 class PartitionSettings(_Section):
@@ -88,7 +90,7 @@ class Base(_Section):
     weights: WordOrPath = "shipped"
     """`shipped`, `train` (on the pooled training data without the hold-out), or a safetensors file."""
     batch_norm: Literal["frozen", "aggregate", "local"] = "frozen"
-    """Running statistics during the rounds: kept, averaged, or each client's own."""
+    """Running statistics in the rounds after the warm start: kept, averaged, or each client's own."""
     epochs: Positive = 20
     batch_size: Positive = 128
     learning_rate: Rate = 0.2
@@ -181,7 +183,7 @@ class Engine(_Section):
 
     kind: Literal["ray", "inline"] = "ray"
     clients_at_once: Count = 0
-    """Clients trained at the same time; 0: one a core."""
+    """Clients trained at the same time; 0: as many as the cores allow. On a cluster (RAY_ADDRESS) its CPUs decide."""
     threads: Positive = 1
     """torch threads a client."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -226,6 +228,11 @@ class Settings(_Section):
                 f"rounds.warm_start = {self.rounds.warm_start}: warm_start.weights = "
                 f"'{self.warm_start.weights}' takes the place of these rounds; "
                 "allowed: 0, or warm_start.weights = 'none'"
+            )
+        if self.early.parameterisation == "precision" and self.early.kind != "gmc":
+            raise ValueError(
+                f"early.parameterisation = 'precision': early.kind = '{self.early.kind}' has no such form; "
+                "allowed: 'covariance', or early.kind = 'gmc'"
             )
         return self
 

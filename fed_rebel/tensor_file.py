@@ -1,5 +1,6 @@
 """Weights on disk: safetensors files, replaced atomically."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -49,6 +50,15 @@ def replace(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of the tensors' names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

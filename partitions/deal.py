@@ -85,7 +85,7 @@ def deal(
     validated_on = draw_alike(counts, train_labels, held, _stream(seed, _Purpose.VAL))
     tested_on = draw_alike(counts, test_labels, everything, _stream(seed, _Purpose.TEST))
     parts = zip(range(clients), trained_on, validated_on, tested_on, strict=True)
-    return Partition(tuple(Shard(*fields) for fields in parts), held, classes)
+    return Partition(tuple(Shard(*fields) for fields in parts), held, counts)
 
 
 def draw_alike(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _ROLES = ("train", "val", "test")
 _ARRAYS = (
-    "classes",
+    "label_counts",
     "hold_out",
     "clients",
     *(f"{role}{part}" for role in _ROLES for part in ("", "_offsets")),
@@ -49,15 +49,20 @@ class Partition:
 
     shards: tuple[Shard, ...]
     hold_out: NDArray[np.int64]  # into the training set: the images that no client trains on
-    classes: int  # C, of the data set
+    label_counts: NDArray[np.int64]  # (clients, C) training images of each class, a row a client
+
+    @property
+    def classes(self) -> int:
+        """Classes of the data set, C."""
+        return int(self.label_counts.shape[1])
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of all indices and who holds them."""
+        """SHA-256, in hexadecimal, of all indices, who holds them, and the labels they bear."""
         return _fingerprint(self._arrays())
 
     def save(self, path: Path) -> None:
-        """Write an npz of flat int64 arrays and offsets, atomically; the same partition, the same bytes.
+        """Write an npz of int64 arrays and offsets, atomically; the same partition, the same bytes.
 
         Client `clients[i]` trains on `train[train_offsets[i] : train_offsets[i + 1]]`, and so on.
         """
@@ -79,7 +84,7 @@ class Partition:
     def load(cls, path: Path) -> "Partition":
         """Read what `save` wrote.
 
-        Raises ValueError for a damaged file, or one whose fingerprint is not that of its indices, and OSError
+        Raises ValueError for a damaged file, or one whose fingerprint is not that of its arrays, and OSError
         for one that cannot be read.
         """
         content = io.BytesIO(Path(path).read_bytes())
@@ -89,18 +94,18 @@ class Partition:
                 arrays = {name: _read(archive, name) for name in _ARRAYS}
                 stored = str(_read(archive, "fingerprint"))
             if stored != _fingerprint(arrays):
-                raise ValueError("its fingerprint is not that of its indices")
+                raise ValueError("its fingerprint is not that of its arrays")
             parts = [np.split(arrays[role], arrays[f"{role}_offsets"][1:-1]) for role in _ROLES]
             clients = arrays["clients"].tolist()
             shards = tuple(Shard(*fields) for fields in zip(clients, *parts, strict=True))
-            return cls(shards, arrays["hold_out"], int(arrays["classes"]))
+            return cls(shards, arrays["hold_out"], arrays["label_counts"])
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a partition, or damaged ({reason}); must be as it was saved") from error
 
     def _arrays(self) -> dict[str, NDArray[np.int64]]:
         arrays = {
-            "classes": np.array(self.classes),
+            "label_counts": self.label_counts,
             "hold_out": self.hold_out,
             "clients": np.array([shard.client for shard in self.shards]),
         }

@@ -30,7 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_flat(cast("dict[str, Scalar]", dict(context.run_config)))
     default = data_directory(settings.data.dir or None) / "runs" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     path = Path(os.environ.get("FED_REBEL_RUN", default))
-    run = RunDirectory.create(path, settings, prepare(settings).partition)
+    setup = prepare(settings)
+    run = RunDirectory.create(path, settings, setup.partition, setup.identity)
     Server(settings, run, _Log()).federate(grid)
     log.info("report: %s", write_report(run.path))
 

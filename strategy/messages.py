@@ -113,15 +113,18 @@ class Reply:
     @classmethod
     def from_record(cls, record: RecordDict) -> "Reply":
         """What `to_record` gave. Raises `ValueError` for a reply that must not be averaged."""
-        numbers = record.metric_records["reply"]
-        counts = cast("list[int]", record.metric_records["label_counts"].get("counts", []))
-        return cls(
-            client=cast(int, numbers["client"]),
-            samples=cast(int, numbers["samples"]),
-            tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
-            losses=cast("dict[str, float]", dict(record.metric_records["losses"])),
-            label_counts=tuple(counts),
-        )
+        try:
+            numbers = record.metric_records["reply"]
+            counts = cast("list[int]", record.metric_records["label_counts"].get("counts", []))
+            return cls(
+                client=cast(int, numbers["client"]),
+                samples=cast(int, numbers["samples"]),
+                tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
+                losses=cast("dict[str, float]", dict(record.metric_records["losses"])),
+                label_counts=tuple(counts),
+            )
+        except KeyError as error:
+            raise ValueError(f"its reply has no {error}") from None
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Server:
         if step.evaluate:
             evaluated = ask("evaluate", everyone, evaluated_parts(self.settings.head1))
             _refuse_faults(step, evaluated)
-            rows = _with_measurements(step, rows, self._measure(step.number))
+            rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
             balanced = warm_start_accuracy(self.settings, setup, self.run, state)
             rows.append({"round": step.number, "stage": step.stage, "client": None, "balanced_acc": balanced})
         for row in rows:
@@ -173,13 +173,17 @@ def _training_rows(step: Round, trained: Exchange) -> Rows:
     return sorted(rows, key=lambda row: row["client"])
 
 
-def _with_measurements(step: Round, rows: Rows, measured: pd.DataFrame) -> Rows:
+def _with_measurements(step: Round, rows: Rows, evaluated: Exchange, measured: pd.DataFrame) -> Rows:
     trained = {row["client"]: row for row in rows}
-    about = {"round": step.number, "stage": str(step.stage)}
-    return [
-        trained.get(row["client"], about | {"client": int(row["client"])}) | {key: float(row[key]) for key in KEPT}
-        for row in measured.to_dict("records")
-    ]
+    of_client = {row["client"]: row for row in measured.to_dict("records")}
+    with_them = []
+    for client, bytes_up in evaluated.bytes_up.items():
+        row: dict[str, Any] = {"round": step.number, "stage": str(step.stage), "client": client}
+        row |= trained.get(client, {})
+        row["bytes_down"] = row.get("bytes_down", 0) + evaluated.bytes_down
+        row["bytes_up"] = row.get("bytes_up", 0) + bytes_up
+        with_them.append(row | {name: float(of_client[client][name]) for name in KEPT})
+    return with_them
 
 
 def _refuse_faults(step: Round, exchanged: Exchange) -> None:

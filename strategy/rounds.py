@@ -1,6 +1,7 @@
 """One exchange with the clients: who is there, who takes part, what is sent, and which replies are good."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
@@ -80,7 +81,7 @@ class Clients:
         """Send one order to some clients and take their replies.
 
         `kind` is `train` or `evaluate`. A reply that is an error, has numbers that are not finite, or other tensors
-        than were asked for is a fault, and the others are used. Raises `RunFailed` where none is good.
+        than most is a fault, and the others are used. Raises `RunFailed` where none is good.
         """
         record = order.to_record()
         owner = {self.nodes[client]: client for client in whom}
@@ -92,14 +93,20 @@ class Clients:
                 if message.has_error():
                     raise ValueError(_last_line(message.error.reason))
                 reply = Reply.from_record(message.content)
+                if reply.client != client:
+                    raise ValueError(f"it answers as client {reply.client}")
                 _check_shapes(reply, order)
             except ValueError as error:
                 faults.append(Fault(client, str(error)))
             else:
                 replies.append(reply)
-        names = set().union(*(reply.tensors for reply in replies))
-        faults += [Fault(r.client, "tensors are missing from its reply") for r in replies if set(r.tensors) != names]
-        replies = sorted((r for r in replies if set(r.tensors) == names), key=lambda reply: reply.client)
+        replies.sort(key=lambda reply: reply.client)
+        most_common = Counter(frozenset(reply.tensors) for reply in replies).most_common(1)
+        usual = most_common[0][0] if replies else frozenset()
+        faults += [
+            Fault(r.client, "other tensors in its reply than in most") for r in replies if set(r.tensors) != usual
+        ]
+        replies = [r for r in replies if set(r.tensors) == usual]
         faults.sort(key=lambda fault: fault.client)
         if not replies:
             first = faults[0]

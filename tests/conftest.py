@@ -177,7 +177,8 @@ def federate():
     """A whole run on the inline engine: `federate(settings, path, after_round)`."""
 
     def run(settings: Settings, path: Path, after_round: AfterRound = lambda *_: None) -> Federated:
-        directory = RunDirectory.create(path, settings, prepare(settings).partition)
+        setup = prepare(settings)
+        directory = RunDirectory.create(path, settings, setup.partition, setup.identity)
         federated = _go_on(directory, settings, after_round)
         assert federated.ended_by is None
         return federated

@@ -144,6 +144,20 @@ def test_resume_of_a_stopped_run_ends_as_one_left_alone(finished, stopped, resul
     assert results(run) == results(finished.run)
 
 
+def test_a_run_goes_on_only_with_what_it_was_begun_with(stopped, tiny, tmp_path, results, finished):
+    run = stopped(3)
+    settings = (run.path / "settings.toml").read_text()
+    with np.load(tiny) as arrays:
+        np.savez(tmp_path / "tiny.npz", **{**arrays, "x_test": 255 - arrays["x_test"]})
+    (run.path / "settings.toml").write_text(settings.replace(str(tiny), str(tmp_path / "tiny.npz")))
+    refused(invoke("resume", run.path), f"{run.path}: was begun with data = ", "here it is")
+    (run.path / "settings.toml").write_text(settings.replace(str(tiny), str(tmp_path / "gone.npz")))
+    refused(invoke("resume", run.path), "data.name", "gone.npz")
+    (run.path / "settings.toml").write_text(settings)
+    assert invoke("resume", run.path).exit_code == 0
+    assert results(run) == results(finished.run)
+
+
 def test_report_writes_the_page_of_a_finished_run(finished, tmp_path):
     shutil.copytree(finished.run.path, tmp_path / "run", symlinks=True)
     ended = invoke("report", tmp_path / "run")
@@ -275,7 +289,7 @@ def test_wrong_settings_are_one_line_and_exit_status_2(args, told):
         ({"partition.kind": "shards", "partition.classes": 6}, ("partition.classes = 6", "from 1 to 5")),
         ({"partition.kind": "by-class", "partition.quantity": "dirichlet"}, ("partition.quantity", "equal")),
         ({"base.weights": "shipped"}, ("base.weights = 'shipped'", "resnet20", "'train' or a file")),
-        ({"base.weights": "no/such.safetensors"}, ("no/such.safetensors", "no such file")),
+        ({"base.weights": "trian"}, ("base.weights = 'trian'", "no such file", "'shipped' or 'train'")),
         ({"warm_start.weights": "no/such", "rounds.warm_start": 0}, ("warm_start.weights = 'no/such'",)),
         ({"data.dir": "/no/such"}, ("data.dir", "/no/such", "does not exist")),
     ],

@@ -46,6 +46,7 @@ def assert_valid(partition: Partition, train: np.ndarray, test: np.ndarray) -> N
     assert 0 <= trained_on.min() <= trained_on.max() < len(train)
     for number, shard in enumerate(partition.shards):
         assert shard.client == number
+        assert np.array_equal(partition.label_counts[number], label_histogram(train[shard.train], partition.classes))
         assert np.isin(shard.val, partition.hold_out).all()
         assert 0 <= shard.test.min() <= shard.test.max() < len(test)
         for images in (shard.train, shard.val, shard.test):
@@ -499,7 +500,7 @@ def test_moving_an_image_to_another_client_changes_the_fingerprint(small):
     first, second, *rest = small.shards
     moved = partitions.Shard(0, first.train[:-1], first.val, first.test)
     taken = partitions.Shard(1, np.concatenate([first.train[-1:], second.train]), second.val, second.test)
-    assert Partition((moved, taken, *rest), small.hold_out, 3).fingerprint != small.fingerprint
+    assert Partition((moved, taken, *rest), small.hold_out, small.label_counts).fingerprint != small.fingerprint
 
 
 @given(st.data())
@@ -534,7 +535,7 @@ def test_a_file_whose_indices_are_not_its_fingerprints_is_an_error(tmp_path, sma
         forged = dict(arrays)
     forged["fingerprint"] = np.array(hashlib.sha256(b"another").hexdigest())
     np.savez(path, **forged)
-    with pytest.raises(ValueError, match="its fingerprint is not that of its indices"):
+    with pytest.raises(ValueError, match="its fingerprint is not that of its arrays"):
         Partition.load(path)
 
 

@@ -65,3 +65,11 @@ def test_a_damaged_checkpoint_is_named(trainings, tmp_path, training):
     (tmp_path / "partial").write_bytes(b"torn")
     with pytest.raises(ValueError, match=f"^{tmp_path / 'partial'}: not a whole safetensors file"):
         trainings[training](tmp_path / "partial", lambda *_: None)
+
+
+def test_images_that_must_not_be_mirrored_train_another_model(tiny_settings):
+    mirrored, as_they_are = (prepare(tiny_settings({"data.flip": flip})) for flip in (True, False))
+    assert mirrored.dataset.flip
+    assert not as_they_are.dataset.flip
+    assert mirrored.identity["data"] == as_they_are.identity["data"]
+    assert mirrored.identity["base_model"] != as_they_are.identity["base_model"]

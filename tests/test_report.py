@@ -117,7 +117,7 @@ def made_run(run: Path, clients: int = 10, alpha: float = 0.1, seed: int = 0) ->
     predictions = pd.concat([rows for rows, _ in made], ignore_index=True).drop(columns="start_label")
     predictions.to_parquet(run / "predictions.parquet")
     held = [Shard(client, *(np.arange(5) + 5 * client for _ in range(3))) for client in range(clients)]
-    Partition(tuple(held), np.arange(1000, 1100), CLASSES).save(run / "partition.npz")
+    Partition(tuple(held), np.arange(1000, 1100), np.stack([counts for _, counts in made])).save(run / "partition.npz")
     (run / "settings.toml").write_text(
         f'seed = {seed}\n[data]\nname = "cifar100"\n'
         f'[partition]\nkind = "by-client"\nalpha = {alpha}\nclients = {clients}\n'
@@ -276,7 +276,7 @@ def test_the_curves_on_the_page_follow_from_the_predictions(run):
     assert data["curves"]["overall"][4][46] == pytest.approx(100 * curve.overall_at(0.46), abs=0.005)
     assert data["curves"]["answered"][4][46] == pytest.approx(100 * curve.local_answered_at(0.46), abs=0.005)
     assert data["curves"]["answered"][4][0] is None
-    counts = np.bincount(rows["label"], minlength=CLASSES)
+    counts = Partition.load(run / "partition.npz").label_counts[4]
     assert data["counts"][4] == counts.tolist()
     assert data["shares"][4] == pytest.approx(100 * counts / counts.sum(), abs=0.005)
     assert [name for name in data["rounds"]["name"] if name.startswith("distill")] == [

@@ -11,7 +11,6 @@ import torch
 from fed_rebel import tensor_file
 from fed_rebel.runs import RunDirectory, private_file
 from fed_rebel.settings import Settings, SettingsError
-from fed_rebel.training.setup import prepare
 from partitions import Partition, Shard
 
 ROWS = [{"round": None, "stage": "distill", "client": client, "loss_early": 0.5} for client in range(3)]
@@ -19,12 +18,12 @@ ROWS = [{"round": None, "stage": "distill", "client": client, "loss_early": 0.5}
 
 def a_partition():
     one = np.array([1], np.int64)
-    return Partition((Shard(0, one, one + 1, one + 2),), one + 1, classes=5)
+    return Partition((Shard(0, one, one + 1, one + 2),), one + 1, np.array([[0, 1, 0, 0, 0]]))
 
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "run", Settings(), a_partition())
+    return RunDirectory.create(tmp_path / "run", Settings(), a_partition(), {})
 
 
 def rows(number):
@@ -61,7 +60,7 @@ def test_a_new_run_holds_settings_environment_and_partition(run):
 
 def test_an_empty_directory_may_be_given(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert RunDirectory.create(tmp_path / "empty", Settings(), a_partition()).rounds_done == 0
+    assert RunDirectory.create(tmp_path / "empty", Settings(), a_partition(), {}).rounds_done == 0
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "run"])
@@ -73,10 +72,10 @@ def test_what_exists_is_refused_and_left_alone(tmp_path, kind):
     elif kind == "file":
         path.write_text("mine")
     else:
-        RunDirectory.create(path, Settings(), a_partition())
+        RunDirectory.create(path, Settings(), a_partition(), {})
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SettingsError, match=rf"^--out {path}: exists; .*fed-rebel resume") as caught:
-        RunDirectory.create(path, Settings(seed=1), a_partition())
+        RunDirectory.create(path, Settings(seed=1), a_partition(), {})
     assert len(str(caught.value).splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -84,7 +83,7 @@ def test_what_exists_is_refused_and_left_alone(tmp_path, kind):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"^--out .*/file/run: cannot be written"):
-        RunDirectory.create(tmp_path / "file" / "run", Settings(), a_partition())
+        RunDirectory.create(tmp_path / "file" / "run", Settings(), a_partition(), {})
 
 
 @pytest.mark.parametrize("name", [".", "nothing"])
@@ -226,20 +225,18 @@ def test_a_file_that_cannot_be_replaced_is_left_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_machine_without_git_can_start_a_run(monkeypatch, tiny_settings, tmp_path):
+def test_a_machine_without_git_can_start_a_run(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    settings = tiny_settings()
-    run = RunDirectory.create(tmp_path / "run", settings, prepare(settings).partition)
+    run = RunDirectory.create(tmp_path / "run", Settings(), a_partition(), {})
     assert json.loads((run.path / "environment.json").read_text())["commit"] == "unknown"
 
 
-def test_a_file_system_without_hard_links_carries_private_states_over(monkeypatch, tiny_settings, tmp_path):
+def test_a_file_system_without_hard_links_carries_private_states_over(monkeypatch, tmp_path):
     def no_links(*_):
         raise PermissionError("hard links are not allowed")
 
     monkeypatch.setattr(os, "link", no_links)
-    settings = tiny_settings()
-    run = RunDirectory.create(tmp_path / "run", settings, prepare(settings).partition)
+    run = RunDirectory.create(tmp_path / "run", Settings(), a_partition(), {})
     state = {"head1.weight": torch.arange(3.0)}
     run.begin_round(0)
     tensor_file.write(private_file(run.path, 0, 1), state)

@@ -173,8 +173,6 @@ def test_cifar100_is_the_preset_of_the_design():
 def test_flower_s_app_has_the_settings_of_the_demo():
     pyproject = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
     config = pyproject["tool"]["flwr"]["app"]["config"]
-    if not config:
-        pytest.skip("[tool.flwr.app.config] is still empty")
     # Flower flattens the tables of its configuration to dotted keys.
     assert flatten_dict(config) == load(preset="demo").flat()
 
@@ -257,6 +255,13 @@ def test_warm_start_weights_contradict_warm_start_rounds():
     assert "rounds.warm_start = 2" in message
     assert "warm_start.weights = 'pooled'" in message
     assert "allowed: 0" in message
+
+
+def test_a_form_that_only_the_full_gmc_has_is_refused_for_the_others():
+    assert load(changes=["early.kind=gmc", "early.parameterisation=precision"]).early.kind == "gmc"
+    message = refusal(["early.kind=linear", "early.parameterisation=precision"])
+    assert "early.parameterisation = 'precision': early.kind = 'linear'" in message
+    assert "allowed: 'covariance'" in message
 
 
 def test_a_change_needs_an_equals_sign():

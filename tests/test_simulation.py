@@ -429,8 +429,8 @@ def test_bytes_up_and_down_are_counted(finished):
     }
     said = {}
     for one in said_in(finished):
-        if one.about[1] == "train":
-            said.setdefault((str(one.about[0]), one.client), {})[one.direction] = one.bytes
+        ways = said.setdefault((str(one.about[0]), one.client), {"down": 0, "up": 0})
+        ways[one.direction] += one.bytes
     assert counted == {key: (ways["down"], ways["up"]) for key, ways in said.items()}
     assert len(counted) == 15
 
@@ -449,7 +449,8 @@ def test_a_run_stopped_in_and_after_every_round_ends_as_one_left_alone(
     finished, go_on, tiny_settings, tmp_path, results
 ):
     settings = tiny_settings()
-    run = RunDirectory.create(tmp_path / "run", settings, prepare(settings).partition)
+    setup = prepare(settings)
+    run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -48,6 +48,12 @@ class Dataset:
     train: Split
     test: Split
     flip: bool
+
+    def without_flip(self) -> "Dataset":
+        """The same images, none to be mirrored."""
+        other = replace(self, flip=False)
+        vars(other).update(fingerprint=self.fingerprint, normalisation=self.normalisation)
+        return other
 
     @cached_property
     def fingerprint(self) -> str:

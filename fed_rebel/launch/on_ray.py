@@ -19,7 +19,8 @@ from strategy.rounds import RunFailed
 def run_on_ray(server: Server, client_app: ClientApp) -> None:
     """Run what is left of a run on Ray: on the cluster of RAY_ADDRESS where that is set, else on one of its own.
 
-    A Ray of its own offers as many CPUs as clients train at once, and each actor takes one.
+    Each actor takes `engine.threads` CPUs. A Ray of its own offers as many as the clients that train at once need; on
+    a cluster its CPUs say how many that are.
     """
     server_app = ServerApp()
 
@@ -32,7 +33,9 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
     at_once = clients_at_once(settings)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
-        init_args["num_cpus"] = at_once
+        init_args["num_cpus"] = at_once * settings.engine.threads
+    elif data := os.environ.get("FED_REBEL_DATA"):
+        init_args["runtime_env"] = {"env_vars": {"FED_REBEL_DATA": data}}
     try:
         run_simulation(
             server_app,
@@ -40,7 +43,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             num_supernodes=settings.partition.clients,
             backend_config={
                 "init_args": init_args,
-                "client_resources": {"num_cpus": 1, "num_gpus": _gpu_share(settings, at_once)},
+                "client_resources": {"num_cpus": settings.engine.threads, "num_gpus": _gpu_share(settings, at_once)},
             },
         )
     except RuntimeError as error:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from clients.app import app as client_app
-from fed_rebel.exits import Target
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
@@ -18,10 +17,16 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
 
     Trains what the settings want trained first (base model, pooled warm start). Raises `ValueError`.
     """
-    Target.parse(settings.exits.target)
     check_new(out)
     setup, _ = make_ready(settings, display)
-    return RunDirectory.create(out, settings, setup.partition)
+    return RunDirectory.create(out, settings, setup.partition, setup.identity)
+
+
+def reopen(path: Path) -> tuple[RunDirectory, Settings]:
+    """A run that was begun, and its settings. Raises `ValueError` where its data or device are not there any more."""
+    run, settings = RunDirectory.open(path)
+    run.check_same(prepare(settings).identity)
+    return run, settings
 
 
 def run(settings: Settings, directory: RunDirectory, display: ProgressDisplay) -> None:

@@ -108,7 +108,7 @@ $foot
 </div>
 
 <h2>Labels</h2>
-<p class="note">Which classes each client meets: the share of each class in its test shard, which follows its training shard.</p>
+<p class="note">Which classes each client meets: the share of each class in its training shard.</p>
 <div id="labels" class="figure" role="img" aria-label="Heat map of the label shares of each client"></div>
 
 <h2>Coverage</h2>

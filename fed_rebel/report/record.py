@@ -27,7 +27,7 @@ class RunRecord:
     name: str
     settings: dict[str, Any]  # the tree of settings.toml
     fingerprint: str  # of the partition
-    histograms: NDArray[np.int64]  # [clients, C] images of each class in the test shards, rows as in `clients`
+    histograms: NDArray[np.int64]  # [clients, C] training images of each class, rows as in `clients`
     clients: pd.DataFrame  # clients.csv
     predictions: pd.DataFrame  # predictions.parquet
     rounds: pd.DataFrame  # rounds.jsonl, see `read_rounds`
@@ -55,20 +55,16 @@ def read_run(run: Path) -> RunRecord:
         name=run.resolve().name,
         settings=settings,
         fingerprint=partition.fingerprint,
-        histograms=label_histograms(predictions, named, partition.classes),
+        histograms=_histograms(partition, named),
         clients=clients,
         predictions=predictions,
         rounds=read_rounds(run / "rounds.jsonl"),
     )
 
 
-def label_histograms(predictions: pd.DataFrame, clients: list[int], classes: int) -> NDArray[np.int64]:
-    """[clients, C] images of each class in the clients' test shards, dealt like the training shards."""
-    test = predictions[predictions["split"] == "test"]
-    counts = np.zeros((len(clients), classes), np.int64)
-    rows = pd.Index(clients).get_indexer(pd.Index(test["client"]))
-    np.add.at(counts, (rows, test["label"].to_numpy()), 1)
-    return counts
+def _histograms(partition: Partition, clients: list[int]) -> NDArray[np.int64]:
+    row_of = {shard.client: row for row, shard in enumerate(partition.shards)}
+    return partition.label_counts[[row_of[client] for client in clients]]
 
 
 def _read(path: Path, reader: Callable[[Path], T]) -> T:

@@ -23,7 +23,7 @@ EpochDone = Callable[[int, int, float], None]
 def base_key(dataset: Dataset, base: Base, seed: int, compute: Compute) -> str:
     """What a trained base model depends on, as 16 hexadecimal digits: the name of its file in the cache."""
     trained = base.model_dump(exclude={"weights", "batch_norm"})
-    identity = [dataset.fingerprint, trained, seed, compute.device.type, compute.bfloat16]
+    identity = [dataset.fingerprint, dataset.flip, trained, seed, compute.device.type, compute.bfloat16]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -53,21 +53,23 @@ def base_model(
     `train` trains it once on the pooled training data without the hold-out and keeps it in the cache.
     Raises `SettingsError` where `base.weights` names what is not there or does not fit.
     """
-    base, classes = settings.base, len(dataset.classes)
+    base, classes, what = settings.base, len(dataset.classes), f"base.weights = '{settings.base.weights}'"
     if base.weights == "train":
         return _trained_base_model(settings, dataset, compute, epoch_done)
     if base.weights == "shipped":
         name = f"{dataset.name}-{base.backbone}-base"
         if (found := shipped(name)) is None:
-            raise SettingsError(
-                f"base.weights = 'shipped': none for {base.backbone} on {dataset.name}; allowed: 'train' or a file"
-            )
+            raise SettingsError(f"{what}: none for {base.backbone} on {dataset.name}; allowed: 'train' or a file")
         path = found
         _warn_of_seen_hold_out(path, dataset)
     else:
         path = Path(base.weights).expanduser()
+    try:
+        tensors = tensor_file.read(path)
+    except ValueError as error:
+        raise SettingsError(f"{what}: {error}, 'shipped' or 'train'") from None
     model = build_base_model(base.backbone, classes, seed=0)
-    load_into(model, tensor_file.read(path), f"base.weights = '{base.weights}'")
+    load_into(model, tensors, what)
     return compute.place(model).eval()
 
 
@@ -133,10 +135,10 @@ def _warn_of_seen_hold_out(path: Path, dataset: Dataset) -> None:
 def _pooled_warm_start(
     settings: Settings, dataset: Dataset, base: BaseModel, compute: Compute, epoch_done: WarmEpochDone
 ) -> WarmStart:
-    tail = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in base.state_dict().values())).hexdigest()
     identity = [
         dataset.fingerprint,
-        tail,
+        dataset.flip,
+        tensor_file.fingerprint(base.state_dict()),
         settings.seed,
         settings.warm_start.model_dump(exclude={"weights"}),
         settings.early.model_dump(exclude={"prior"}),

@@ -1,8 +1,11 @@
 """What every process of a run makes from the settings alone: data, who holds them, and the base model."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset, load
+from fed_rebel.exits import Target
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
 from fed_rebel.training.base import EpochDone
@@ -20,6 +23,17 @@ class Setup:
     base: BaseModel
     compute: Compute
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What a run's bytes depend on beside its settings, where versions and machine are the same."""
+        return {
+            "data": self.dataset.fingerprint,
+            "partition": self.partition.fingerprint,
+            "base_model": tensor_file.fingerprint(self.base.state_dict()),
+            "device": self.compute.device.type,
+            "precision": "bfloat16" if self.compute.bfloat16 else "float32",
+        }
+
 
 def prepare(settings: Settings, base_epoch_done: EpochDone | None = None) -> Setup:
     """The data set, its partition and the base model. Raises `ValueError` for bad settings or data.
@@ -35,7 +49,10 @@ _ready: dict[Settings, Setup] = {}
 
 
 def _prepare(settings: Settings, base_epoch_done: EpochDone) -> Setup:
+    Target.parse(settings.exits.target)
     dataset = load(settings.data.name, settings.data.dir or None)
+    if not settings.data.flip:
+        dataset = dataset.without_flip()
     chosen = settings.partition
     partition = deal(
         dataset.train.labels,

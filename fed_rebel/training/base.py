@@ -13,7 +13,7 @@ from fed_rebel.datasets import Dataset
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Base
 from fed_rebel.training import checkpoint
-from fed_rebel.training.batches import one_cycle, training_batches
+from fed_rebel.training.batches import on_cycle, training_batches
 from fed_rebel.training.compute import Compute
 
 EpochDone = Callable[[int, int, float], None]
@@ -43,16 +43,17 @@ def train_base(
     """
     model = compute.place(build_base_model(base.backbone, len(dataset.classes), seed))
     forward = torch.compile(model) if base.compile else model
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=base.weight_decay, nesterov=True)
+    optimiser = torch.optim.SGD(
+        model.parameters(), base.learning_rate, momentum=0.9, weight_decay=base.weight_decay, nesterov=True
+    )
     first_epoch = checkpoint.restore(partial, model, [optimiser])
-    steps_per_epoch = max(1, len(indices) // base.batch_size)
+    steps = max(1, len(indices) // base.batch_size)
     model.train()
     for epoch in range(first_epoch, base.epochs):
         rng = np.random.default_rng([seed, epoch])
         batches = training_batches(dataset, indices, base.batch_size, rng, drop_last=len(indices) >= base.batch_size)
         losses = []
-        for step, (images, labels) in enumerate(batches, start=epoch * steps_per_epoch):
-            optimiser.param_groups[0]["lr"] = one_cycle(step, base.epochs * steps_per_epoch, base.learning_rate)
+        for images, labels in on_cycle(batches, optimiser, epoch * steps, base.epochs * steps):
             with compute.autocast():
                 logits = forward(images.to(compute.device))
             loss = cross_entropy(logits.float(), labels.to(compute.device), label_smoothing=base.label_smoothing)

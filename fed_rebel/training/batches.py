@@ -1,9 +1,10 @@
 """The order in which a training step meets images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from torch import Tensor, from_numpy
+from torch.optim import Optimizer
 
 from fed_rebel.datasets import Dataset, Split, augment
 
@@ -28,6 +29,21 @@ def evaluation_batches(
         chosen = indices[start : start + size]
         images = augment.batch(split.images[chosen], dataset.normalisation, None, False)
         yield images, from_numpy(split.labels[chosen])
+
+
+def on_cycle(
+    batches: Iterable[tuple[Tensor, Tensor]], optimiser: Optimizer, first: int, steps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; before each is given out the learning rates are set to their place in a cycle of `steps`.
+
+    The first batch is step `first` of the cycle; the rates that the optimiser was made with are its peaks.
+    """
+    for group in optimiser.param_groups:
+        group.setdefault("peak", group["lr"])
+    for step, batch in enumerate(batches, start=first):
+        for group in optimiser.param_groups:
+            group["lr"] = one_cycle(step, steps, group["peak"])
+        yield batch
 
 
 def one_cycle(step: int, steps: int, peak: float, warm_up: float = 0.2) -> float:

@@ -15,7 +15,7 @@ from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
 from fed_rebel.training import checkpoint
-from fed_rebel.training.batches import evaluation_batches, one_cycle, training_batches
+from fed_rebel.training.batches import evaluation_batches, on_cycle, training_batches
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.stages import Distillation, FineTuning, distill, finetune, noise
 
@@ -148,14 +148,9 @@ def _scheduled(
     epochs: int,
     optimiser: torch.optim.Optimizer,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch's batches; before each is given out the learning rates are set to their place in the cycle."""
+    """An epoch's batches, of one cycle of learning rates over all epochs."""
     size = settings.warm_start.batch_size
     rng = np.random.default_rng([settings.seed, purpose, epoch])
     batches = training_batches(dataset, indices, size, rng, drop_last=len(indices) >= size)
     steps = max(1, len(indices) // size)
-    for group in optimiser.param_groups:
-        group.setdefault("peak", group["lr"])
-    for step, batch in enumerate(batches, start=epoch * steps):
-        for group in optimiser.param_groups:
-            group["lr"] = one_cycle(step, epochs * steps, group["peak"])
-        yield batch
+    return on_cycle(batches, optimiser, epoch * steps, epochs * steps)

@@ -10,6 +10,7 @@ from clients import private_state
 from clients.shard import ClientShard, open_shard
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training import checkpoint
 from fed_rebel.training.batches import training_batches
 from fed_rebel.training.stages import (
     Batches,
@@ -40,7 +41,8 @@ def train(order: Order, client: int) -> Reply:
 def restore(order: Order, shard: ClientShard) -> Rebel:
     """The client's model: its own private parts, and the shared ones of the order."""
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
-    own = private_state.load(Path(order.run), order.round, shard.client)
+    kept = private_state.load(Path(order.run), order.round, shard.client)
+    own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
     statistics = _statistics(model)
     model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
@@ -59,7 +61,7 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
         loss=order.settings.loss,
         update_statistics=True,
     )
-    losses = _run_distillation(order, shard, model, stage, present=shard.present)
+    losses = _run_distillation(order, shard, model, stage, stage.optimiser(model), shard.present)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     tensors = _on_cpu(model.parts(*PRIVATE, "head2"))
     return Reply(shard.client, shard.samples, tensors, losses, tuple(shard.label_counts.tolist()))
@@ -91,13 +93,14 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
         loss=settings.loss,
         update_statistics=_statistics_move(order),
     )
-    losses = _run_distillation(order, shard, model, stage)
+    optimiser = _optimiser(order, shard, model, stage)
+    losses = _run_distillation(order, shard, model, stage, optimiser)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
     reply = Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)
-    _save_private(order, shard, model)
+    _save_private(order, shard, model, optimiser)
     return reply
 
 
@@ -105,15 +108,15 @@ def _finetune(order: Order, shard: ClientShard) -> Reply:
     train = order.settings.train
     model = restore(order, shard)
     stage = FineTuning(train.finetune_rate, _statistics_move(order))
-    optimiser = stage.optimiser(model)
+    optimiser = _optimiser(order, shard, model, stage)
     log_shares = shard.shares.log().to(shard.compute.device) if train.logit_adjustment else None
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
         finetune(model, batches, stage, optimiser, shard.compute, generator, log_shares)
         for batches in _epochs(order, shard)
     ]
-    if order.settings.base.batch_norm == "local":
-        _save_private(order, shard, model)
+    if order.settings.base.batch_norm == "local" or train.keep_optimisers:
+        _save_private(order, shard, model, optimiser)
     return Reply(shard.client, shard.samples, _to_send(order, model, SHARED), _mean(epochs))
 
 
@@ -122,9 +125,9 @@ def _run_distillation(
     shard: ClientShard,
     model: Rebel,
     stage: Distillation,
+    optimiser: torch.optim.Optimizer,
     present: torch.Tensor | None = None,
 ) -> dict[str, float]:
-    optimiser = stage.optimiser(model)
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
         distill(model, shard.base.head, batches, stage, optimiser, shard.compute, generator, present)
@@ -144,13 +147,23 @@ def _statistics_move(order: Order) -> bool:
     return order.settings.base.batch_norm != "frozen"
 
 
-def _save_private(order: Order, shard: ClientShard, model: Rebel) -> None:
-    tensors = model.parts(*PRIVATE)
+def _optimiser(
+    order: Order, shard: ClientShard, model: Rebel, stage: Distillation | FineTuning
+) -> torch.optim.Optimizer:
+    optimiser = stage.optimiser(model)
+    if order.settings.train.keep_optimisers:
+        checkpoint.take_up(model, optimiser, private_state.load(Path(order.run), order.round, shard.client))
+    return optimiser
+
+
+def _save_private(order: Order, shard: ClientShard, model: Rebel, optimiser: torch.optim.Optimizer) -> None:
+    kept = private_state.load(Path(order.run), order.round - 1, shard.client)
+    tensors = kept | model.parts(*PRIVATE)
     if order.settings.base.batch_norm == "local":
-        kept = private_state.load(Path(order.run), order.round - 1, shard.client)
-        statistics = _statistics(model)
-        own = {name for name in statistics if name in order.tensors or name in kept}
+        own = {name for name in _statistics(model) if name in order.tensors or name in kept}
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
+    if order.settings.train.keep_optimisers:
+        tensors |= checkpoint.optimiser_state(model, optimiser)
     private_state.save(Path(order.run), order.round, shard.client, _on_cpu(tensors))
 
 

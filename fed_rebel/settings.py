@@ -165,6 +165,8 @@ class Train(_Section):
     """The early classifier's own, in distillation rounds."""
     finetune_rate: Rate = 3e-3
     """SGD's learning rate in fine-tuning rounds."""
+    keep_optimisers: bool = False
+    """Keep what a client's optimisers remember from round to round, privately, instead of starting them afresh."""
     logit_adjustment: bool = True
     """Add the log of the client's label shares to the logits of the fine-tuning cross-entropy."""
 

@@ -325,6 +325,25 @@ def test_batch_norm_s_statistics_each_client_s_own(federate, tiny_settings, tmp_
             assert not statistics(said.tensors)
 
 
+def test_optimisers_are_kept_privately_where_that_is_wanted(federate, tiny_settings, tmp_path):
+    def steps_taken(run):
+        own = private(run, 0)
+        return {name: int(own[name]) for name in own if name.startswith("adam.") and name.endswith(".step")}
+
+    rounds = {"rounds.distill": 2, "rounds.finetune": 2, "rounds.evaluate_every": 0}
+    kept = tiny_settings({"train.keep_optimisers": True, "train.batch_size": 20, **rounds})
+    federated = federate(kept, tmp_path / "kept")
+    # Two batches of 20 images a round: two rounds for Head2, and the private pass besides for what is private.
+    taken = steps_taken(federated.run)
+    assert {steps for name, steps in taken.items() if name.startswith("adam.head2.")} == {4}
+    assert {steps for name, steps in taken.items() if not name.startswith("adam.head2.")} == {6}
+    assert any(name.startswith("sgd.tail.") for name in private(federated.run, 0))
+    assert not any(name.startswith(("adam.", "sgd.")) for said in said_in(federated) for name in said.tensors)
+    afresh = federate(tiny_settings({"train.batch_size": 20, **rounds}), tmp_path / "afresh")
+    assert not steps_taken(afresh.run)
+    assert not same(federated.run.shared(), afresh.run.shared(), "tail.")
+
+
 def test_who_does_not_train_in_a_round_keeps_its_private_state(federate, tiny_settings, tmp_path):
     after = {}
 

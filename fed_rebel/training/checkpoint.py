@@ -1,4 +1,4 @@
-"""A training that can be stopped after any epoch: weights and optimisers' states in one safetensors file."""
+"""A training that can be stopped and gone on with: weights and optimisers' states as tensors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from fed_rebel import tensor_file
+from fed_rebel.tensor_file import Tensors
 
 
 def save(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], epochs_done: int) -> None:
-    """Keep the state after an epoch, in place of the one before."""
+    """Keep the state after an epoch, in place of the one before. The optimisers are of different kinds."""
     tensors = tensor_file.prefixed("model", model.state_dict()) | {"epochs_done": torch.tensor(epochs_done)}
-    for number, optimiser in enumerate(optimisers):
-        for name, parameter in model.named_parameters():
-            state = optimiser.state.get(parameter, {})
-            tensors |= {f"optimiser{number}.{name}.{key}": value for key, value in state.items() if value is not None}
+    for optimiser in optimisers:
+        tensors |= optimiser_state(model, optimiser)
     tensor_file.write(path, tensors)
 
 
@@ -28,10 +27,29 @@ def restore(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optim
         return 0
     tensors = tensor_file.read(path)
     model.load_state_dict(tensor_file.part("model", tensors))
-    parameters = dict(model.named_parameters())
-    for number, optimiser in enumerate(optimisers):
-        for place, value in tensor_file.part(f"optimiser{number}", tensors).items():
-            name, key = place.rsplit(".", 1)
-            # Adam keeps its count of steps on the CPU.
-            optimiser.state[parameters[name]][key] = value.to(parameters[name].device) if value.ndim else value
+    for optimiser in optimisers:
+        take_up(model, optimiser, tensors)
     return int(tensors["epochs_done"])
+
+
+def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Tensors:
+    """What an optimiser remembers, under `adam.<parameter>.<what>` or the like."""
+    return {
+        f"{_kind(optimiser)}.{name}.{what}": value
+        for name, parameter in model.named_parameters()
+        for what, value in optimiser.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def take_up(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Let an optimiser go on from what `optimiser_state` of its kind gave; other tensors are left alone."""
+    parameters = dict(model.named_parameters())
+    for place, value in tensor_file.part(_kind(optimiser), tensors).items():
+        name, what = place.rsplit(".", 1)
+        # Adam keeps its count of steps on the CPU.
+        optimiser.state[parameters[name]][what] = value.to(parameters[name].device) if value.ndim else value
+
+
+def _kind(optimiser: torch.optim.Optimizer) -> str:
+    return type(optimiser).__name__.lower()

@@ -1,5 +1,7 @@
 """The networks: where the base model is cut, how big the parts are, GDN, and the code's eight bits."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +20,13 @@ from fed_rebel.model.gdn import GDN
 from fed_rebel.model.heads import CODE_SHAPE, CODE_SIZE, Head1, Head2, Posterior
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BACKBONES, build_base_model
+from fed_rebel.settings import load
+from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.pretrained import _warn_of_seen_hold_out, shipped
+from fed_rebel.training.setup import prepare
+from partitions import hold_out
 
+REAL = os.environ.get("FED_REBEL_DATA")  # the fixture `data_directory` replaces it
 HEAD_CHANNELS = {"resnet20": 64, "resnet18": 128, "resnet50": 512}
 
 
@@ -271,7 +278,32 @@ def test_a_tensor_that_does_not_fit_is_named(name):
         small_model().load_parts({name: torch.zeros(2)})
 
 
-def test_weights_shipped_for_other_rows_say_that_they_have_seen_the_hold_out():
-    dataset = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.arange(50_000) % 100))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["base", "gmc-diag-warm-start"])
+def test_weights_shipped_for_other_rows_say_that_they_have_seen_the_hold_out(name):
+    weights = shipped(f"cifar100-resnet20-{name}")
+    in_order = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.repeat(np.arange(100), 500)))
+    _warn_of_seen_hold_out(weights, in_order)
+    others = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.repeat(np.arange(100), 499)))
     with pytest.warns(UserWarning, match="it has seen some of this run's hold-out"):
-        _warn_of_seen_hold_out(shipped("cifar100-resnet20-base"), dataset)
+        _warn_of_seen_hold_out(weights, others)
+
+
+@pytest.mark.slow
+def test_the_shipped_base_model_has_not_seen_the_hold_out():
+    if not REAL or not (Path(REAL) / "cifar100.npz").exists():
+        pytest.skip("FED_REBEL_DATA named no directory with cifar100.npz")
+    setup = prepare(load(preset="cifar100", changes=[f"data.dir={REAL}"]))
+    available, held = hold_out(setup.dataset.train.labels, 100)
+
+    def accuracy(split, indices):
+        right = 0
+        with torch.inference_mode(), setup.compute.autocast():
+            for images, labels in evaluation_batches(setup.dataset, split, indices):
+                right += int((setup.base(images.to(setup.compute.device)).argmax(1).cpu() == labels).sum())
+        return right / len(indices)
+
+    on_test = accuracy(setup.dataset.test, np.arange(0, 10_000, 5))
+    assert on_test > 0.68
+    assert abs(accuracy(setup.dataset.train, held[::3]) - on_test) < 0.05
+    assert accuracy(setup.dataset.train, available[::30]) - on_test > 0.08

@@ -21,7 +21,7 @@ from fed_rebel.training.stages import (
     finetune,
     noise,
 )
-from fed_rebel.training.warm_start import build_model, fit_code
+from fed_rebel.training.warm_start import build_model, fit_code, fit_early
 from strategy.messages import Order, Reply, Stage
 
 
@@ -74,6 +74,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
         model.early.apply_prior(shard.shares)
     shard.compute.place(model)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
+    fit_early(model, shard.dataset, shard.shard.train, shard.compute)
     private_state.save(Path(order.run), order.round, shard.client, _on_cpu(model.parts(*PRIVATE)))
     return Reply(shard.client, shard.samples)
 
@@ -97,6 +98,7 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
     losses = _run_distillation(order, shard, model, stage, optimiser)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
+        fit_early(model, shard.dataset, shard.shard.train, shard.compute)
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
     reply = Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)

@@ -103,11 +103,11 @@ class Base(_Section):
 class Early(_Section):
     """The early classifier."""
 
-    kind: Literal["gmc", "gmc-diag", "linear"] = "gmc-diag"
+    kind: Literal["gmc", "gmc-diag", "linear", "kmeans", "knn"] = "gmc-diag"
     components: Positive = 8
-    """Mixture components a class (K)."""
+    """Mixture components (of `kmeans`: clusters) a class (K)."""
     projection: Annotated[int, Field(ge=0, le=867)] = 434
-    """Dimensions after the random projection; 0: none. The linear classifier reads the code itself."""
+    """Dimensions after the random projection; 0: none. `linear`, `kmeans` and `knn` read the code itself."""
     prior: Literal["shares", "none"] = "shares"
     """Private start: multiply the mixture's weights by the client's label shares, or not."""
     parameterisation: Literal["covariance", "precision"] = "covariance"

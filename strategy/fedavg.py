@@ -26,7 +26,7 @@ def average(current: Tensors, replies: Sequence[Reply], settings: StrategySettin
     averaged = dict(current)
     for name in replies[0].tensors:
         tensors = [reply.tensors[name] for reply in replies]
-        if not current[name].is_floating_point():
+        if not current[name].is_floating_point() or not current[name].numel():
             continue
         if name.startswith("early.") and by_class.numel():
             averaged[name] = _mean_by_class(current[name], tensors, by_class)

@@ -272,6 +272,26 @@ def test_head1_frozen_or_shared(federate, tiny_settings, tmp_path, head1):
     assert not same(own[0], own[1], "early.")
 
 
+@pytest.mark.parametrize("kind", ["kmeans", "knn"])
+@pytest.mark.parametrize("head1", ["local", "frozen"])
+def test_a_classifier_that_is_fitted_knows_its_client_s_codes(federate, tiny_settings, tmp_path, kind, head1):
+    settings = tiny_settings({"early.kind": kind, "head1": head1})
+    federated = federate(settings, tmp_path / "run")
+    early = [
+        {name: t for name, t in private(federated.run, client).items() if name.startswith("early.")}
+        for client in CLIENTS
+    ]
+    assert all(len(tensor) > 0 for own in early for tensor in own.values())
+    if kind == "knn":
+        labels = prepare(settings).dataset.train.labels
+        for shard, own in zip(prepare(settings).partition.shards, early, strict=True):
+            assert own["early.labels"].tolist() == labels[shard.train].tolist()
+    clients = table(federated.run)
+    assert (clients["local_acc"] > clients["majority_acc"] - 0.1).all()
+    for said in said_in(federated):
+        assert not any(tensor.numel() for name, tensor in said.tensors.items() if name.startswith("early."))
+
+
 def test_batch_norm_s_statistics_frozen(finished):
     warm = tensor_file.read(finished.run.path / "warm_start.safetensors")
     assert same(statistics(finished.run.shared()), warm)

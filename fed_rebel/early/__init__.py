@@ -5,9 +5,12 @@ from collections.abc import Callable
 import numpy as np
 
 from fed_rebel.early.classifier import Answer, EarlyClassifier, Parameterisation, PosteriorKind, Spec, answer
+from fed_rebel.early.fitted import FittedClassifier
 from fed_rebel.early.gmc_diagonal import GMCDiagonal
 from fed_rebel.early.gmc_full import GMCFull
 from fed_rebel.early.gmc_precision import GMCPrecision
+from fed_rebel.early.kmeans import KMeans
+from fed_rebel.early.knn import KNN
 from fed_rebel.early.linear import Linear
 from fed_rebel.early.mixture import GaussianMixture
 from fed_rebel.early.start import start_random
@@ -16,6 +19,7 @@ __all__ = [
     "KINDS",
     "Answer",
     "EarlyClassifier",
+    "FittedClassifier",
     "GaussianMixture",
     "answer",
     "build",
@@ -27,7 +31,13 @@ def _gmc(spec: Spec) -> EarlyClassifier:
     return GMCPrecision(spec) if spec.parameterisation == "precision" else GMCFull(spec)
 
 
-KINDS: dict[str, Callable[[Spec], EarlyClassifier]] = {"gmc": _gmc, "gmc-diag": GMCDiagonal, "linear": Linear}
+KINDS: dict[str, Callable[[Spec], EarlyClassifier]] = {
+    "gmc": _gmc,
+    "gmc-diag": GMCDiagonal,
+    "linear": Linear,
+    "kmeans": KMeans,
+    "knn": KNN,
+}
 """``early.kind`` to what builds it."""
 
 
@@ -44,8 +54,8 @@ def build(
 ) -> EarlyClassifier:
     """An early classifier at its start: a function of its arguments alone, so the same on every client.
 
-    ``Spec`` tells what the arguments mean. Components, projection and posterior are the mixtures',
-    parameterisation the full mixture's; the linear classifier has none of them. Raises ValueError for what is
+    ``Spec`` tells what the arguments mean. Projection and posterior are the mixtures', parameterisation the full
+    mixture's; components are clusters a class for k-means. Raises ValueError for what is
     not allowed.
     """
     if kind not in KINDS:

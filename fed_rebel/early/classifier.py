@@ -78,7 +78,9 @@ class EarlyClassifier(nn.Module, ABC):
     """
 
     dimensions: int
-    """Dimensions of the space its Gaussians live in."""
+    """Dimensions of the space it works in."""
+    fitted: tuple[str, ...] = ()
+    """Buffers that have as many rows as the data they were fitted to ask for."""
 
     def class_scores(self, z: Tensor) -> Tensor:
         """Log-joint of each class and the code, log sum_k pi_ck N(z; mu_ck, Sigma_ck), up to a constant in c.
@@ -101,6 +103,10 @@ class EarlyClassifier(nn.Module, ABC):
                 raise ValueError("present: no class is present, at least one must be")
             scores = scores.masked_fill(~present, -torch.inf)
         return scores.log_softmax(1)
+
+    def loss(self, z: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of the labels, int64 [B], at z [B, code] (Eq. 4): a mean in nats, scalar."""
+        return nn.functional.nll_loss(self.log_probabilities(z, present), labels)
 
     def kl(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         """Divergence of the code's posterior from its class's nearest Gaussian (Eq. 3), in nats.

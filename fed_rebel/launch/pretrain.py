@@ -14,7 +14,8 @@ from fed_rebel.settings import Settings
 from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.pretrained import hold_out_of, warm_start
 from fed_rebel.training.setup import Setup, prepare
-from fed_rebel.training.warm_start import WarmStart, build_model, remote_accuracy
+from fed_rebel.training.warm_start import WarmStart, build_model, fit_early, remote_accuracy
+from partitions import hold_out
 
 
 def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, WarmStart]:
@@ -47,6 +48,8 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
         model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
         model.load_parts(start.tensors)
         setup.compute.place(model).eval()
+        available, _ = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
+        fit_early(model, setup.dataset, available, setup.compute)
         print(f"warm start, remote: {100 * remote_accuracy(model, setup.dataset, setup.compute):.2f} %")
         for coverage, accuracy in _local_accuracy(model, setup).items():
             print(f"warm start, local at {coverage} % coverage: {100 * accuracy:.2f} %")

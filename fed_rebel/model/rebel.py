@@ -38,7 +38,11 @@ class Rebel(nn.Module):
     def load_parts(self, tensors: tensor_file.Tensors) -> None:
         """Take tensors under `part.name`. Raises `ValueError` for an unknown name or a wrong shape."""
         own = self.state_dict()
+        fitted = {f"early.{name}": name for name in self.early.fitted}
         for name, tensor in tensors.items():
+            if name in fitted and own[name].shape[1:] == tensor.shape[1:]:
+                setattr(self.early, fitted[name], tensor.to(own[name]))
+                continue
             if name not in own or own[name].shape != tensor.shape:
                 expected = tuple(own[name].shape) if name in own else "no such tensor"
                 raise ValueError(f"tensor {name} {tuple(tensor.shape)}: does not fit the model ({expected})")

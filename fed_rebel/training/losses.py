@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss, nll_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from fed_rebel.early import EarlyClassifier
 from fed_rebel.model.heads import Posterior
@@ -48,7 +48,7 @@ def joint_loss(
     return JointLoss(
         mimic=mse_loss(features.float(), target.float()),
         regularisation=early.kl(posterior.mu.flatten(1), posterior.log_var.flatten(1), labels).mean(),
-        early=nll_loss(early.log_probabilities(code.flatten(1), present), labels),
+        early=early.loss(code.flatten(1), labels, present),
     )
 
 

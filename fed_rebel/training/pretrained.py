@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlparse
@@ -12,6 +13,7 @@ import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset, data_directory
+from fed_rebel.early import FittedClassifier
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone, base_key, train_base
@@ -91,7 +93,9 @@ def warm_start(
     if weights == "pooled":
         return _pooled_warm_start(settings, dataset, base, compute, epoch_done)
     if weights == "shipped":
-        name = f"{dataset.name}-{settings.base.backbone}-{settings.early.kind}-warm-start"
+        # A classifier that is fitted needs no weights of its own: it reads the codes of the diagonal GMC's Head1.
+        kind = "gmc-diag" if settings.early.kind in ("kmeans", "knn") else settings.early.kind
+        name = f"{dataset.name}-{settings.base.backbone}-{kind}-warm-start"
         if (found := shipped(name)) is None:
             raise SettingsError(
                 f"warm_start.weights = 'shipped': none for early.kind = '{settings.early.kind}' with "
@@ -102,7 +106,10 @@ def warm_start(
         path = Path(weights).expanduser()
     try:
         warm = WarmStart.from_tensors(tensor_file.read(path))
-        build_model(settings, base, classes, warm.early_seed).load_parts(warm.tensors)
+        model = build_model(settings, base, classes, warm.early_seed)
+        if isinstance(model.early, FittedClassifier):
+            warm = replace(warm, tensors={n: t for n, t in warm.tensors.items() if not n.startswith("early.")})
+        model.load_parts(warm.tensors)
     except ValueError as error:
         raise SettingsError(f"warm_start.weights = '{weights}': {error}") from None
     return warm

@@ -86,9 +86,10 @@ def distill(
         total = loss.weighted(stage.loss)
         if logits is not None:
             total = total + stage.task * cross_entropy(logits.float(), labels)
-        optimiser.zero_grad()
-        total.backward()
-        optimiser.step()
+        if total.requires_grad:  # a classifier that is fitted leaves nothing to train where the heads are fixed
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
         totals.append(torch.stack([loss.mimic, loss.regularisation, loss.early]).detach())
     mimic, regularisation, early = torch.stack(totals).mean(0).tolist()
     return {"loss_mimic": mimic, "loss_regularisation": regularisation, "loss_early": early}

@@ -116,12 +116,26 @@ def train_warm_start(
 
 def fit_code(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:
     """Fix the eight-bit code's range on the codes of training images, of at most 10,000 of them."""
-    some = indices[:: max(1, len(indices) // RANGE_IMAGES)]
+    model.code.fit(_codes(model, dataset, indices[:: max(1, len(indices) // RANGE_IMAGES)], compute))
+
+
+def fit_early(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:
+    """Fit an early classifier that is not trained to the codes of training images; leave others alone."""
+    if isinstance(model.early, early.FittedClassifier):
+        model.early.fit(
+            _codes(model, dataset, indices, compute).flatten(1), torch.from_numpy(dataset.train.labels[indices])
+        )
+
+
+def _codes(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> Tensor:
+    """Posterior means [N, 3, 17, 17] of training images, not augmented, without gradients."""
     with torch.no_grad(), compute.autocast():
-        codes = [
-            model.head1(images.to(compute.device)).mu for images, _ in evaluation_batches(dataset, dataset.train, some)
-        ]
-    model.code.fit(torch.cat(codes))
+        return torch.cat(
+            [
+                model.head1(images.to(compute.device)).mu
+                for images, _ in evaluation_batches(dataset, dataset.train, indices)
+            ]
+        )
 
 
 def remote_accuracy(model: Rebel, dataset: Dataset, compute: Compute) -> float:

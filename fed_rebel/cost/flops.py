@@ -23,7 +23,7 @@ def _over_input(shape: Any, *_: Any, **__: Any) -> int:
 
 
 def _batch_norm(shape: Any, *_: Any, **__: Any) -> int:
-    return 2 * prod(shape)  # in use it is one scale and one shift
+    return int(2 * prod(shape))  # in use it is one scale and one shift
 
 
 # torch's counter knows convolutions and matrix products; these are the other operators of our modules.

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fed_rebel import tensor_file
-from fed_rebel.early import answer
+from fed_rebel.exits import coverage_curve
 from fed_rebel.launch.progress import ProgressDisplay
-from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
 from fed_rebel.training.batches import evaluation_batches
+from fed_rebel.training.predict import predict
 from fed_rebel.training.pretrained import hold_out_of, warm_start
 from fed_rebel.training.setup import Setup, prepare
-from fed_rebel.training.warm_start import WarmStart, build_model, fit_early, remote_accuracy
+from fed_rebel.training.warm_start import WarmStart, build_model, fit_early
 from partitions import hold_out
 
 
@@ -50,9 +50,14 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
         setup.compute.place(model).eval()
         available, _ = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
         fit_early(model, setup.dataset, available, setup.compute)
-        print(f"warm start, remote: {100 * remote_accuracy(model, setup.dataset, setup.compute):.2f} %")
-        for coverage, accuracy in _local_accuracy(model, setup).items():
-            print(f"warm start, local at {coverage} % coverage: {100 * accuracy:.2f} %")
+        test = setup.dataset.test
+        said = predict(model, setup.dataset, test, np.arange(len(test)), setup.compute)
+        remote, local = (said[name] == said["label"] for name in ("remote_label", "local_label"))
+        print(f"warm start, remote: {100 * remote.mean():.2f} %")
+        curve = coverage_curve(said["score"], local, remote)
+        for percent in (5, 10, 20, 50, 100):
+            accuracy = curve.local_answered_at(percent / 100)
+            print(f"warm start, local at {percent} % coverage: {100 * accuracy:.2f} %")
         made = start.to_tensors()
     if out is not None:
         halves = {name: _half(tensor) for name, tensor in made.items()}
@@ -66,21 +71,6 @@ def _base_accuracy(setup: Setup) -> float:
         for images, labels in evaluation_batches(setup.dataset, test, np.arange(len(test))):
             right += int((setup.base(images.to(setup.compute.device)).argmax(1).cpu() == labels).sum())
     return right / len(test)
-
-
-def _local_accuracy(model: Rebel, setup: Setup) -> dict[int, float]:
-    """Accuracy of the early classifier on the queries it is surest of, by their share in per cent."""
-    test = setup.dataset.test
-    scores, right = [], []
-    with torch.inference_mode():
-        for images, labels in evaluation_batches(setup.dataset, test, np.arange(len(test))):
-            with setup.compute.autocast():
-                code = model.head1(images.to(setup.compute.device)).mu
-            local = answer(model.early.class_scores(code.flatten(1)))
-            scores.append(local.score.cpu())
-            right.append(local.label.cpu() == labels)
-    surest_first = torch.cat(right)[torch.cat(scores).argsort(descending=True)].float()
-    return {percent: surest_first[: len(test) * percent // 100].mean().item() for percent in (5, 10, 20, 50, 100)}
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -121,6 +121,49 @@ def pretrain(
             run_pretrain(chosen, display, out)
 
 
+@app.command("study")
+def run_study(
+    settings: SettingsFile = None,
+    preset: Preset = None,
+    changes: Changes = None,
+    out: Annotated[
+        Path, typer.Option(help="Where figures and tables go; a study that was stopped goes on there.")
+    ] = Path("study"),
+    only: Annotated[
+        str, typer.Option(help="Parts to make, with commas between them.")
+    ] = "fig6,fig7,table1,table2,fig10",
+    classifiers: Annotated[
+        str, typer.Option(help="Early classifiers to compare; gmc, the full mixture, wants a GPU.")
+    ] = "gmc-diag,linear,kmeans,knn",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, from the setting seed on.")] = 1,
+    rtt: Annotated[float, typer.Option(min=0, help="Round trip to the server, in milliseconds.")] = 20.0,
+    server_speedup: Annotated[
+        float, typer.Option(min=1e-3, help="How much faster the server is than this machine.")
+    ] = 55.0,
+) -> None:
+    """Reproduce the paper's centralised study: one model on the pooled images for each early classifier, with and
+    without regularisation, Head Network Distillation, and Kumar et al.; figures 6, 7, 10 and tables I, II.
+
+    Example: fed-rebel study --preset cifar100 --set base.weights=shipped --only fig7,table2 --out study
+    """
+    with _bad_input(), _display() as display:
+        from fed_rebel.study import study
+
+        made = study(
+            _settings(settings, preset, changes),
+            out,
+            display,
+            only=only.split(","),
+            classifiers=classifiers.split(","),
+            seeds=seeds,
+            round_trip=rtt / 1000,
+            server_speedup=server_speedup,
+        )
+    for name, table in made.items():
+        print(f"\n{name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.3g}')}")
+    print(f"\nfigures and tables: {_shown(out.resolve())}")
+
+
 def _settings(source: Path | None, preset: str | None, changes: list[str] | None) -> "Settings":
     from fed_rebel.settings import SettingsError, load
 

@@ -103,7 +103,8 @@ class Base(_Section):
 class Early(_Section):
     """The early classifier."""
 
-    kind: Literal["gmc", "gmc-diag", "linear", "kmeans", "knn"] = "gmc-diag"
+    kind: Literal["gmc", "gmc-diag", "linear", "kmeans", "knn", "none"] = "gmc-diag"
+    """`none`: every query is sent, and the code is no sample (Head Network Distillation)."""
     components: Positive = 8
     """Mixture components (of `kmeans`: clusters) a class (K)."""
     projection: Annotated[int, Field(ge=0, le=867)] = 434

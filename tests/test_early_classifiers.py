@@ -162,4 +162,4 @@ def test_what_is_not_allowed_is_named(change, message):
 
 
 def test_the_registry_holds_the_kinds_of_the_design():
-    assert set(KINDS) == {"gmc", "gmc-diag", "linear", "kmeans", "knn"}
+    assert set(KINDS) == {"gmc", "gmc-diag", "linear", "kmeans", "knn", "none"}

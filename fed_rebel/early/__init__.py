@@ -13,6 +13,7 @@ from fed_rebel.early.kmeans import KMeans
 from fed_rebel.early.knn import KNN
 from fed_rebel.early.linear import Linear
 from fed_rebel.early.mixture import GaussianMixture
+from fed_rebel.early.none import NoEarly
 from fed_rebel.early.start import start_random
 
 __all__ = [
@@ -37,6 +38,7 @@ KINDS: dict[str, Callable[[Spec], EarlyClassifier]] = {
     "linear": Linear,
     "kmeans": KMeans,
     "knn": KNN,
+    "none": NoEarly,
 }
 """``early.kind`` to what builds it."""
 

@@ -79,6 +79,8 @@ class EarlyClassifier(nn.Module, ABC):
 
     dimensions: int
     """Dimensions of the space it works in."""
+    variational: bool = True
+    """Whether codes are drawn from their posterior in training; else they are its mean."""
     fitted: tuple[str, ...] = ()
     """Buffers that have as many rows as the data they were fitted to ask for."""
 

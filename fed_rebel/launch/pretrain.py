@@ -22,16 +22,8 @@ def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, War
     """Data, partition, base model and warm start of a run, with a progress bar for what has to be trained first."""
     with display.training("base model", settings.base.epochs) as base_epoch_done:
         setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
-    warm = settings.warm_start
-    before = {"distillation": 0, "fine-tuning": warm.epochs}
-    with display.training("warm start", warm.epochs + warm.finetune_epochs) as warm_epoch_done:
-        start = warm_start(
-            settings,
-            setup.dataset,
-            setup.base,
-            setup.compute,
-            lambda stage, epoch, epochs, losses: warm_epoch_done(before[stage] + epoch, stage),
-        )
+    with display.warm_start("warm start", settings.warm_start) as warm_epoch_done:
+        start = warm_start(settings, setup.dataset, setup.base, setup.compute, warm_epoch_done)
     return setup, start
 
 

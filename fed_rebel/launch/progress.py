@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fed_rebel.settings import WarmStart
+from fed_rebel.training.warm_start import EpochDone as WarmStartEpochDone
 from strategy.rounds import Fault
 
 STAGES = {
@@ -63,6 +65,13 @@ class ProgressDisplay:
         yield epoch_done
         if task is not None:
             self._progress.remove_task(task)
+
+    @contextmanager
+    def warm_start(self, what: str, settings: WarmStart) -> Iterator[WarmStartEpochDone]:
+        """The same for a pooled warm start: joint distillation, then fine-tuning."""
+        before = {"distillation": 0, "fine-tuning": settings.epochs}
+        with self.training(what, settings.epochs + settings.finetune_epochs) as epoch_done:
+            yield lambda stage, epoch, epochs, losses: epoch_done(before[stage] + epoch, stage)
 
     def round_began(self, number: int, rounds: int, stage: str, messages: int) -> None:
         """A bar for the replies of this round."""

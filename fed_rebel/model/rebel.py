@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from fed_rebel import tensor_file
 from fed_rebel.early import EarlyClassifier
-from fed_rebel.model.code import EightBitCode
-from fed_rebel.model.heads import Head1, Head2
+from fed_rebel.model.code import EightBitCode, sample
+from fed_rebel.model.heads import Head1, Head2, Posterior
 from fed_rebel.model.resnet import Tail
 
 PRIVATE = ("head1", "code", "early")
@@ -25,6 +25,10 @@ class Rebel(nn.Module):
             torch.manual_seed(seed)
             self.head1, self.head2 = Head1(), Head2(channels)
         self.code, self.early, self.tail = EightBitCode(), early, tail
+
+    def draw(self, posterior: Posterior, generator: torch.Generator) -> Tensor:
+        """A code of the posterior, [B, 3, 17, 17]: a sample of it, or its mean where there is no early classifier."""
+        return sample(posterior, generator) if self.early.variational else posterior.mu
 
     def remote_logits(self, code: Tensor) -> Tensor:
         """What the server makes of codes [B, 3, 17, 17] that came through the eight bits: logits [B, C]."""

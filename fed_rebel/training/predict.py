@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fed_rebel.datasets import Dataset, Split
 from fed_rebel.early import answer
-from fed_rebel.model.code import sample
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.compute import Compute
@@ -34,7 +33,7 @@ def predict(
         with torch.inference_mode():
             with compute.autocast():
                 posterior = model.head1(images)
-                code = posterior.mu if generator is None else sample(posterior, generator)
+                code = posterior.mu if generator is None else model.draw(posterior, generator)
                 logits = model.remote_logits(model.code(code))
             local = answer(model.early.class_scores(code.flatten(1)))
         row = {

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fed_rebel.model.code import sample
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.model.resnet import Head
 from fed_rebel.settings import Loss
@@ -79,7 +78,7 @@ def distill(
             with torch.no_grad():
                 target = head(images)
             posterior = model.head1(images)
-            code = sample(posterior, generator)
+            code = model.draw(posterior, generator)
             features = model.head2(code)
             logits = model.tail(features) if stage.task else None
         loss: JointLoss = joint_loss(features, target, posterior, code, labels, model.early, present)
@@ -111,7 +110,7 @@ def finetune(
         images, labels = images.to(compute.device), labels.to(compute.device)
         with compute.autocast():
             with torch.no_grad():
-                code = model.code(sample(model.head1(images), generator))
+                code = model.code(model.draw(model.head1(images), generator))
             logits = model.remote_logits(code)
         loss = finetuning_loss(logits, labels, log_shares)
         optimiser.zero_grad()

@@ -1,0 +1,83 @@
+"""What each variant answers: the one table that the figures and tables of the study are drawn from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fed_rebel import tensor_file
+from fed_rebel.datasets import Split
+from fed_rebel.model.rebel import Rebel
+from fed_rebel.settings import Settings
+from fed_rebel.study.variants import Variant
+from fed_rebel.training.batches import evaluation_batches
+from fed_rebel.training.predict import predict
+from fed_rebel.training.pretrained import warm_start
+from fed_rebel.training.setup import Setup
+from fed_rebel.training.warm_start import EpochDone, build_model, fit_early
+from partitions import hold_out
+
+
+def answers_of(variant: Variant, study: Settings, setup: Setup, folder: Path, epoch_done: EpochDone) -> pd.DataFrame:
+    """A row an image of the hold-out (`val`) and of the test set: what `predict` says, `split`, `variant`, `seed`.
+
+    Trained and asked once; after that read from `folder`.
+    """
+
+    def ask() -> pd.DataFrame:
+        model = trained(variant, study, setup, epoch_done)
+        parts = [
+            predict(model, setup.dataset, split, indices, setup.compute).assign(split=name)
+            for name, (split, indices) in evaluated(setup).items()
+        ]
+        return pd.concat(parts, ignore_index=True).assign(variant=variant.name, seed=variant.seed)
+
+    return kept(folder / f"{variant.name}-seed{variant.seed}.parquet", ask)
+
+
+def base_answers(setup: Setup, folder: Path) -> pd.DataFrame:
+    """The base model alone, to which whole images are sent: `image, label, remote_label, split`."""
+
+    def ask() -> pd.DataFrame:
+        parts = []
+        for name, (split, indices) in evaluated(setup).items():
+            said = []
+            with torch.inference_mode(), setup.compute.autocast():
+                for images, _ in evaluation_batches(setup.dataset, split, indices):
+                    said.append(setup.base(images.to(setup.compute.device)).argmax(1).cpu().numpy())
+            row = {"image": indices, "label": split.labels[indices], "remote_label": np.concatenate(said)}
+            parts.append(pd.DataFrame(row).assign(split=name))
+        return pd.concat(parts, ignore_index=True)
+
+    return kept(folder / "base.parquet", ask)
+
+
+def trained(variant: Variant, study: Settings, setup: Setup, epoch_done: EpochDone) -> Rebel:
+    """The variant's model, in evaluation mode; trained, or found in the cache of pooled warm starts."""
+    settings = variant.settings(study)
+    start = warm_start(settings, setup.dataset, setup.base, setup.compute, epoch_done)
+    model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
+    model.load_parts(start.tensors)
+    setup.compute.place(model).eval()
+    fit_early(model, setup.dataset, pooled(setup), setup.compute)
+    return model
+
+
+def pooled(setup: Setup) -> np.ndarray:
+    """Training images: all but the hold-out."""
+    return hold_out(setup.dataset.train.labels, len(setup.dataset.classes))[0]
+
+
+def evaluated(setup: Setup) -> dict[str, tuple[Split, np.ndarray]]:
+    """Validation images (the hold-out) and test images, each as a split and the indices into it."""
+    _, held = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
+    return {"val": (setup.dataset.train, held), "test": (setup.dataset.test, np.arange(len(setup.dataset.test)))}
+
+
+def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table at `path`; made, and written there, if it is not there yet."""
+    if not path.exists():
+        tensor_file.replace(path, make().to_parquet(index=False))
+    return pd.read_parquet(path)

@@ -1,0 +1,139 @@
+"""The study as a whole: train, ask, draw; what is there already is not done again."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from fed_rebel import tensor_file
+from fed_rebel.cost import costs
+from fed_rebel.launch.progress import ProgressDisplay
+from fed_rebel.model.heads import CODE_SIZE
+from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.study import figures, kumar, tables
+from fed_rebel.study.answers import answers_of, base_answers, pooled
+from fed_rebel.study.variants import CLASSIFIERS, Variant, variants
+from fed_rebel.training.setup import Setup, prepare
+from fed_rebel.training.warm_start import build_model
+
+PARTS = ("fig6", "fig7", "table1", "table2", "fig10")
+IMAGE_SIZE = 3 * 32 * 32
+"""Bytes of an image as it is sent."""
+
+
+def study(
+    settings: Settings,
+    out: Path,
+    display: ProgressDisplay,
+    *,
+    only: Sequence[str] = PARTS,
+    classifiers: Sequence[str],
+    seeds: int,
+    round_trip: float,
+    server_speedup: float,
+) -> dict[str, pd.DataFrame]:
+    """Write the figures and tables of `only` into `out`, and give the tables back by name.
+
+    `seeds` runs of each classifier from `settings.seed` on; `round_trip` in seconds; the server's measured times are
+    divided by `server_speedup`. Raises `ValueError` for settings that are not allowed, and for a directory that holds
+    a study of other settings.
+    """
+    _check("--only", only, PARTS)
+    _check("--classifiers", classifiers, CLASSIFIERS)
+    _claim(out, settings)
+    with display.training("base model", settings.base.epochs) as base_epoch_done:
+        setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
+    made: dict[str, pd.DataFrame] = {}
+    if {"fig6", "fig7", "table2"} & set(only):
+        answers = _answers(settings, setup, out / "answers", display, classifiers, seeds)
+        made["classifiers"] = tables.classifiers(answers)
+        if "fig6" in only:
+            figures.figure_6(answers, out)
+        if "fig7" in only:
+            figures.figure_7a(answers, out)
+            figures.figure_7b(answers, out)
+    if {"table1", "table2"} & set(only):
+        early = settings.early
+        of_parts = costs(
+            settings.base.backbone,
+            len(setup.dataset.classes),
+            components=early.components,
+            projection=early.projection,
+            stored=len(pooled(setup)),
+        )
+        if "table1" in only:
+            made["table1"] = tables.table_1(of_parts)
+        if "table2" in only:
+            made["table2"] = tables.table_2(
+                answers,
+                base_answers(setup, out / "answers"),
+                kumar.layer_answers(setup, early.components, settings.seed, out / "answers"),
+                kumar.device_flops(setup.base, len(setup.dataset.classes), early.components),
+                {cost.part: cost.flops for cost in of_parts},
+            )
+    if "fig10" in only:
+        _figure_10(settings, setup, out, round_trip, server_speedup)
+    for name, table in made.items():
+        tensor_file.replace(out / f"{name}.csv", table.to_csv(index=False).encode())
+    return made
+
+
+def _check(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    for value in values:
+        if value not in allowed:
+            raise SettingsError(f"{option} {value}: not known; allowed: {', '.join(allowed)}, with commas between them")
+
+
+def _claim(out: Path, settings: Settings) -> None:
+    text, kept = settings.to_toml(), out / "settings.toml"
+    if not kept.exists():
+        tensor_file.replace(kept, text.encode())
+    elif kept.read_text(encoding="utf-8") != text:
+        raise SettingsError(f"--out {out}: holds a study of other settings (its settings.toml); name another directory")
+
+
+def _answers(
+    settings: Settings, setup: Setup, folder: Path, display: ProgressDisplay, classifiers: Sequence[str], seeds: int
+) -> pd.DataFrame:
+    of_variants = []
+    for variant in variants(tuple(classifiers), settings.seed, seeds):
+        with display.warm_start(f"{variant.name}, seed {variant.seed}", settings.warm_start) as epoch_done:
+            of_variants.append(answers_of(variant, settings, setup, folder, epoch_done))
+    return pd.concat(of_variants, ignore_index=True)
+
+
+def _figure_10(settings: Settings, setup: Setup, out: Path, round_trip: float, server_speedup: float) -> None:
+    """With the times of this machine; weights do not matter for them, so nothing is trained."""
+    mixture = Variant("gmc-diag", regularised=True, seed=settings.seed).settings(settings)
+    model = setup.compute.place(build_model(mixture, setup.base, len(setup.dataset.classes), settings.seed)).eval()
+    images = torch.zeros(figures.BATCH, 3, 32, 32, device=setup.compute.device)
+    with torch.inference_mode(), setup.compute.autocast():
+        code = model.head1(images).mu
+    head1 = _seconds(lambda: model.head1(images), setup)
+    early = _seconds(lambda: model.early.class_scores(code.flatten(1)), setup)
+    server = _seconds(lambda: model.remote_logits(code), setup) / server_speedup
+    whole = _seconds(lambda: setup.base(images), setup) / server_speedup
+    figures.figure_10a(head1 + early, server, round_trip, CODE_SIZE, out)
+    approaches = {
+        "remote only": (0.0, IMAGE_SIZE, 0.0, whole),
+        "HND": (0.0, CODE_SIZE, head1, server),
+        "ReBEL, 23 %": (0.23, CODE_SIZE, head1 + early, server),
+        "ReBEL, 49 %": (0.49, CODE_SIZE, head1 + early, server),
+    }
+    figures.figure_10b(approaches, round_trip, out)
+
+
+def _seconds(work: Callable[[], object], setup: Setup, times: int = 15) -> float:
+    """The median time of a batch, after one that is not counted."""
+    taken = []
+    with torch.inference_mode(), setup.compute.autocast():
+        for _ in range(times + 1):
+            began = time.perf_counter()
+            work()
+            if setup.compute.device.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])

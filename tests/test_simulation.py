@@ -292,6 +292,13 @@ def test_a_classifier_that_is_fitted_knows_its_client_s_codes(federate, tiny_set
         assert not any(tensor.numel() for name, tensor in said.tensors.items() if name.startswith("early."))
 
 
+def test_without_an_early_classifier_every_query_is_sent(federate, tiny_settings, tmp_path):
+    federated = federate(tiny_settings({"early.kind": "none"}), tmp_path / "run")
+    assert not any(name.startswith("early.") for name in private(federated.run, 0))
+    predictions = pd.read_parquet(federated.run.path / "predictions.parquet")
+    assert predictions["score"].nunique() == 1
+
+
 def test_batch_norm_s_statistics_frozen(finished):
     warm = tensor_file.read(finished.run.path / "warm_start.safetensors")
     assert same(statistics(finished.run.shared()), warm)

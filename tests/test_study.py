@@ -127,6 +127,13 @@ def test_kumar_s_layers_are_the_stem_and_each_block(tiny_settings):
     assert spent[0] == (2 * 27 + 2 + 1 + 1) * 32 * 32 * 32 + 2 * 40 * 32
 
 
+def test_k_means_and_nearest_neighbours_read_the_codes_of_one_head1(studied):
+    out, _ = studied
+    of = answers(out)
+    assert of["knn-seed0"]["remote_label"].equals(of["kmeans-seed0"]["remote_label"])
+    assert not of["knn-seed0"]["confidence"].equals(of["kmeans-seed0"]["confidence"])
+
+
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=40))
 def test_the_calibration_error_is_that_of_a_slow_loop(pairs):
     confidence, right = np.array([c for c, _ in pairs], np.float32), np.array([r for _, r in pairs])

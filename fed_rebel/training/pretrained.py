@@ -13,7 +13,6 @@ import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset, data_directory
-from fed_rebel.early import FittedClassifier
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone, base_key, train_base
@@ -21,6 +20,9 @@ from fed_rebel.training.compute import Compute
 from fed_rebel.training.warm_start import EpochDone as WarmEpochDone
 from fed_rebel.training.warm_start import WarmStart, build_model, fresh_start, train_warm_start
 from partitions import hold_out
+
+FITTED = ("kmeans", "knn")
+"""Early classifiers that are fitted to the codes of a trained Head1."""
 
 
 def models_directory(settings: Settings) -> Path:
@@ -94,7 +96,7 @@ def warm_start(
         return _pooled_warm_start(settings, dataset, base, compute, epoch_done)
     if weights == "shipped":
         # A classifier that is fitted needs no weights of its own: it reads the codes of the diagonal GMC's Head1.
-        kind = "gmc-diag" if settings.early.kind in ("kmeans", "knn") else settings.early.kind
+        kind = "gmc-diag" if settings.early.kind in FITTED else settings.early.kind
         name = f"{dataset.name}-{settings.base.backbone}-{kind}-warm-start"
         if (found := shipped(name)) is None:
             raise SettingsError(
@@ -107,8 +109,8 @@ def warm_start(
     try:
         warm = WarmStart.from_tensors(tensor_file.read(path))
         model = build_model(settings, base, classes, warm.early_seed)
-        if isinstance(model.early, FittedClassifier):
-            warm = replace(warm, tensors={n: t for n, t in warm.tensors.items() if not n.startswith("early.")})
+        if settings.early.kind in FITTED:
+            warm = replace(warm, tensors=_without_early(warm.tensors))
         model.load_parts(warm.tensors)
     except ValueError as error:
         raise SettingsError(f"warm_start.weights = '{weights}': {error}") from None
@@ -148,7 +150,8 @@ def _pooled_warm_start(
         tensor_file.fingerprint(base.state_dict()),
         settings.seed,
         settings.warm_start.model_dump(exclude={"weights"}),
-        settings.early.model_dump(exclude={"prior"}),
+        # What is fitted has no part in the training: one Head1 serves both.
+        "fitted" if settings.early.kind in FITTED else settings.early.model_dump(exclude={"prior"}),
         settings.loss.model_dump(),
         compute.bfloat16,
     ]
@@ -158,9 +161,16 @@ def _pooled_warm_start(
         available, _ = hold_out(dataset.train.labels, len(dataset.classes))
         partial = path.with_suffix(".partial.safetensors")
         trained = train_warm_start(settings, dataset, available, base, compute, partial, epoch_done)
-        tensor_file.write(path, trained.to_tensors())
+        tensors = trained.to_tensors()
+        if settings.early.kind in FITTED:
+            tensors = _without_early(tensors)
+        tensor_file.write(path, tensors)
         partial.unlink(missing_ok=True)  # another process may have trained the same
     return WarmStart.from_tensors(tensor_file.read(path))
+
+
+def _without_early(tensors: tensor_file.Tensors) -> tensor_file.Tensors:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("early.")}
 
 
 def _trained_base_model(settings: Settings, dataset: Dataset, compute: Compute, epoch_done: EpochDone) -> BaseModel:

@@ -2,8 +2,9 @@
 
     python examples/alpha_table.py runs/cifar100-*
 
-Accuracies are plain means over a run's clients, in per cent. `+-` is the standard deviation over seeds. Gain at 46 %
-coverage is overall minus remote accuracy on the same clients, with its 95 % interval over the clients of all seeds.
+Accuracies are plain means over a run's clients, in per cent. `+-` is the standard deviation over seeds. "local - at
+start" is what local training adds to the private start, "gain at 46 %" overall minus remote accuracy at that coverage:
+both on the same clients, with their 95 % intervals over the clients of all seeds.
 """
 
 import sys
@@ -34,7 +35,7 @@ def main(paths: Iterable[str]) -> None:
     """Print the table of these run directories."""
     runs = [_read(Path(path)) for path in paths]
     alphas = sorted({run.alpha.iloc[0] for run in runs})
-    gain_headings = ["gain at 46 %", "gain at 46 %, server prior"]
+    gain_headings = ["local - at start", "gain at 46 %", "gain at 46 %, server prior"]
     server_headings = ["shared, warm start", "shared, end", "shared through own Head1"]
     headings = ["alpha", "seeds", *COLUMNS.values(), *gain_headings, *server_headings]
     print("| " + " | ".join(headings) + " |")
@@ -46,6 +47,7 @@ def main(paths: Iterable[str]) -> None:
             means = np.array([run[name].mean() for run in own])
             cells.append(_spread(means) if name == "gini" else _spread(100 * means, 1))
         clients = pd.concat(own)
+        cells.append(_interval(100 * (clients["local_acc"] - clients["local_acc_start"])))
         for kind in ("plain", "prior"):
             cells.append(_interval(100 * (clients[f"overall_at_46_{kind}"] - clients[f"remote_acc_{kind}"])))
         for name in ("shared_start", "shared_end", "balanced_acc"):

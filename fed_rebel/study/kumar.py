@@ -55,7 +55,7 @@ def layer_answers(setup: Setup, components: int, seed: int, folder: Path) -> pd.
 
 def device_flops(base: BaseModel, classes: int, components: int) -> np.ndarray:
     """Operations of a query that goes through the first 1, 2, ... layers and their clusters, [layers]."""
-    layers, image = layers_of(base), torch.zeros(4, 3, 32, 32)
+    layers, image = layers_of(base), torch.zeros(4, 3, 32, 32, device=next(base.parameters()).device)
     spent, clusters = [], 0
     for depth in range(1, len(layers) + 1):
         pooling = nn.Sequential(*layers[:depth], nn.AdaptiveAvgPool2d(1))

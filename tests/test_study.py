@@ -14,8 +14,8 @@ from fed_rebel.study import tables
 from fed_rebel.study.kumar import device_flops, layers_of
 from fed_rebel.training.setup import prepare
 
-FIGURES = ("fig6a", "fig6b", "fig7a", "fig7b", "fig10a", "fig10b")
-TABLES = ("classifiers", "table1", "table2")
+FIGURES = ("fig6a", "fig6b", "fig7a", "fig7b", "fig10a", "fig10b", "reliability")
+TABLES = ("classifiers", "thresholds", "table1", "table2")
 VARIANTS = ("gmc-diag", "gmc-diag+reg", "linear", "linear+reg", "kmeans", "knn", "hnd")
 
 
@@ -78,6 +78,31 @@ def test_the_figures_follow_from_the_answers(studied):
             assert at.loc[0.4] == pytest.approx(answered.mean())
             at = pd.read_csv(out / "fig6a.csv").set_index("confidence threshold")[variant]
             assert at.loc[0.4] == pytest.approx(right[answered].mean(), nan_ok=True)
+
+
+def test_thresholds_come_from_validation_images_and_are_applied_to_test_images(studied):
+    out, _ = studied
+    told = pd.read_csv(out / "thresholds.csv")
+    assert set(told["target"]) == set(tables.TARGETS)
+    for _, row in told.iterrows():
+        own = answers(out)[f"{row['variant']}-seed0"]
+        for split in ("val", "test"):
+            of = own[own["split"] == split]
+            answered = of["score"].astype(float) >= row["threshold"]
+            right = np.where(answered, of["local_label"] == of["label"], of["remote_label"] == of["label"])
+            assert row[f"coverage_{split}"] == pytest.approx(answered.mean(), abs=0.01)
+            assert row[f"overall_{split}"] == pytest.approx(right.mean(), abs=0.01)
+        assert row["overall_low"] <= row["overall_test"] <= row["overall_high"]
+        if row["target"] == "coverage:0.46":
+            assert row["coverage_val"] >= 0.46
+
+
+def test_the_reliability_diagram_s_gaps_are_the_calibration_error(studied):
+    out, _ = studied
+    errors = pd.read_csv(out / "classifiers.csv").set_index("variant")["calibration_error"]
+    for variant, own in pd.read_csv(out / "reliability.csv").groupby("variant"):
+        gaps = (own["accuracy"] - own["confidence"]).abs() * own["images"]
+        assert gaps.sum() / own["images"].sum() == pytest.approx(errors[variant], abs=1e-5)
 
 
 def test_head_network_distillation_sends_everything(studied):

@@ -63,6 +63,19 @@ def figure_7b(answers: pd.DataFrame, folder: Path) -> None:
     _draw(folder, "fig7b", table, "accuracy")
 
 
+def reliability_diagram(table: pd.DataFrame, folder: Path) -> None:
+    """Accuracy against confidence, from `tables.reliability`; on the diagonal the confidence says the truth."""
+    figure, axes = _figure()
+    axes.plot((0, 1), (0, 1), color="#9ca3af", linewidth=1)
+    for variant, own in table.groupby("variant", sort=False):
+        style = "--" if str(variant).endswith("+reg") else "-"
+        colour = COLOURS.get(str(variant).removesuffix("+reg"))
+        axes.plot(own["confidence"], own["accuracy"], style, marker=".", color=colour, label=str(variant))
+    axes.set(xlabel="confidence", ylabel="local accuracy")
+    axes.legend(frameon=False)
+    _save(folder, "reliability", figure, table)
+
+
 def figure_10a(device: float, server: float, round_trip: float, code: int, folder: Path) -> None:
     """Delay of a batch of 64 against coverage, a curve a bandwidth; `device` and `server` in seconds a batch."""
     table = pd.DataFrame(

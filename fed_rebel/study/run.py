@@ -50,6 +50,8 @@ def study(
     if {"fig6", "fig7", "table2"} & set(only):
         answers = _answers(settings, setup, out / "answers", display, classifiers, seeds)
         made["classifiers"] = tables.classifiers(answers)
+        made["thresholds"] = tables.thresholds(answers)
+        figures.reliability_diagram(tables.reliability(answers), out)
         if "fig6" in only:
             figures.figure_6(answers, out)
         if "fig7" in only:

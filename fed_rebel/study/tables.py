@@ -5,11 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import integrate, stats
 
 from fed_rebel.cost import PartCost
-from fed_rebel.exits import Curve, coverage_curve
+from fed_rebel.exits import Curve, Target, calibrate, coverage_curve, route
 
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.5)
+TARGETS = ("best", "coverage:0.1", "coverage:0.2", "coverage:0.46", "accuracy:0.8")
+"""As `exits.target` takes them."""
 HELD_AT = 0.8886
 """Of the remote model's accuracy: where Table II holds the overall accuracy."""
 
@@ -54,16 +57,58 @@ def table_1(costs: list[PartCost]) -> pd.DataFrame:
 
 
 def classifiers(answers: pd.DataFrame) -> pd.DataFrame:
-    """Local accuracy of the answered queries at fixed coverages, remote accuracy, and the calibration error: a row a
-    variant and seed, on test images."""
+    """Local accuracy of the answered queries at fixed coverages, remote accuracy, the areas under the local and the
+    overall accuracy against coverage, and the calibration error: a row a variant and seed, on test images."""
     rows = []
     for (variant, seed), own in answers[answers["split"] == "test"].groupby(["variant", "seed"], sort=False):
         curve, right = curve_of(own), (own["local_label"] == own["label"]).to_numpy()
         row = {"variant": variant, "seed": seed}
         row |= {f"local_at_{round(100 * coverage)}": float(curve.local_answered_at(coverage)) for coverage in COVERAGES}
         row |= {"local": right.mean(), "remote": float(curve.overall[0])}
+        row |= {
+            "area_local": _area(curve.coverage, curve.local_answered),
+            "area_overall": _area(curve.coverage, curve.overall),
+        }
         rows.append(row | {"calibration_error": calibration_error(own["confidence"].to_numpy(), right)})
     return pd.DataFrame(rows)
+
+
+def thresholds(answers: pd.DataFrame) -> pd.DataFrame:
+    """Thresholds found on validation images for each of `TARGETS`, and what they give there and on test images.
+
+    The difference between the two is the slip of the calibration. `overall_low` and `overall_high` are the 95 %
+    bootstrap interval of the overall accuracy on test images.
+    """
+    rows = []
+    for (variant, seed), own in answers[answers["variant"] != "hnd"].groupby(["variant", "seed"], sort=False):
+        by_split = {split: own[own["split"] == split] for split in ("val", "test")}
+        score = {split: of["score"].to_numpy() for split, of in by_split.items()}
+        local, remote = (
+            {split: (of[name] == of["label"]).to_numpy() for split, of in by_split.items()}
+            for name in ("local_label", "remote_label")
+        )
+        for target in TARGETS:
+            threshold = calibrate(score["val"], local["val"], remote["val"], Target.parse(target))
+            row = {"variant": variant, "seed": seed, "target": target, "threshold": threshold}
+            for split in by_split:
+                answered = route(score[split], threshold)
+                overall = np.where(answered, local[split], remote[split])
+                row[f"coverage_{split}"] = answered.mean()
+                row[f"local_answered_{split}"] = local[split][answered].mean() if answered.any() else np.nan
+                row[f"overall_{split}"] = overall.mean()
+            row["overall_low"], row["overall_high"] = _interval(overall)  # of the test images, which came last
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def reliability(answers: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
+    """Mean confidence and accuracy of test images in bins of equal width of the confidence: a row a variant and bin."""
+    test = answers[(answers["split"] == "test") & (answers["variant"] != "hnd")]
+    right = (test["local_label"] == test["label"]).astype(float)
+    place = np.minimum((test["confidence"] * bins).astype(int), bins - 1)
+    grouped = test.assign(accuracy=right, bin=place).groupby(["variant", "bin"], sort=False)
+    table = grouped.agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("image", "size"))
+    return table.reset_index().sort_values(["variant", "bin"], ignore_index=True)
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 15) -> float:
@@ -156,6 +201,20 @@ class _Layers:
         left = self.exits(depth, threshold)
         local = self.right[np.arange(len(left)), np.minimum(left, depth - 1)]
         return float(np.where(left < depth, local, self.remote).mean())
+
+
+def _area(coverage: NDArray[np.float64], accuracy: NDArray[np.float64]) -> float:
+    known = np.isfinite(accuracy)  # where nothing is answered there is no accuracy
+    return float(integrate.trapezoid(accuracy[known], coverage[known]))
+
+
+def _interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    if right.all() or not right.any():
+        return float(right.mean()), float(right.mean())  # the bootstrap of a constant is the constant
+    found = stats.bootstrap(
+        (right.astype(float),), np.mean, n_resamples=1000, batch=50, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _held(curve: Curve) -> float:

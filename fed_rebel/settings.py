@@ -199,6 +199,8 @@ class Exits(_Section):
 
     target: str = "best"
     """Thresholds are calibrated for: `best` overall accuracy, `coverage:0.46`, or `accuracy:0.8`."""
+    by_class: bool = False
+    """A threshold for each label of the early classifier that at least 20 validation images of the client bear."""
     server_prior: bool = False
     """Correct the server's answers by the client's label shares too."""
     code: Literal["mean", "sampled"] = "mean"

@@ -119,8 +119,9 @@ class Server:
 
     def _measure(self, number: int) -> pd.DataFrame:
         records, predictions = self.run.evaluations(number)
-        target = Target.parse(self.settings.exits.target)
-        return client_rows(records, predictions, target, server_prior=self.settings.exits.server_prior)
+        exits = self.settings.exits
+        target = Target.parse(exits.target)
+        return client_rows(records, predictions, target, server_prior=exits.server_prior, by_class=exits.by_class)
 
     def _write_results(self, last: Round) -> None:
         clients = self._measure(last.number)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fed_rebel.exits import Target, at_coverage, calibrate, coverage_curve, route
+from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS, calibrate_by_class
 
 # Few distinct scores make many ties; neighbouring floats have no float between them.
 SCORES = st.sampled_from([-3.0, -1.0, 0.0, 5e-324, 0.5, np.nextafter(0.5, 1), 2.0, 40.0, 1.7e308])
@@ -122,6 +123,21 @@ def test_a_midpoint_keeps_its_coverage_on_new_queries():
         for _ in range(500)
     ]
     assert np.mean(got) == pytest.approx(0.46, abs=0.01)
+
+
+def test_a_label_with_enough_queries_has_a_threshold_of_its_own():
+    rng = np.random.default_rng(5)
+    label = np.repeat([4, 7, 9], [FEWEST_OF_A_CLASS, FEWEST_OF_A_CLASS + 30, FEWEST_OF_A_CLASS - 1])
+    score, local, remote = rng.normal(size=label.size), rng.random(label.size) < 0.7, rng.random(label.size) < 0.6
+    found = calibrate_by_class(label, score, local, remote, Target("best"))
+    assert set(found) == {4, 7}
+    for c, threshold in found.items():
+        own = label == c
+        assert threshold == calibrate(score[own], local[own], remote[own], Target("best"))
+    answered = route(score, [found.get(c, np.inf) for c in label])
+    for c in (4, 7, 9):
+        own = label == c
+        assert np.array_equal(answered[own], route(score[own], found.get(c, np.inf)))
 
 
 @pytest.mark.parametrize(

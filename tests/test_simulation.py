@@ -14,6 +14,7 @@ import torch
 from clients.training import train
 from fed_rebel import tensor_file
 from fed_rebel.exits import Target, calibrate
+from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE, client_rows
 from fed_rebel.runs import RunDirectory, private_file
 from fed_rebel.training.setup import prepare
@@ -194,6 +195,25 @@ def test_with_the_server_s_prior_overall_takes_the_corrected_answers(finished):
         assert plain[name].equals(plain[f"{name}_plain"])
         assert prior[name].equals(prior[f"{name}_prior"])
         assert plain[f"{name}_prior"].equals(prior[f"{name}_prior"])
+
+
+def test_thresholds_by_class_are_calibrated_on_validation_rows_alone(finished):
+    records, predictions = finished.run.evaluations(FINETUNE)
+    rows = client_rows(records, predictions, Target("best"), server_prior=False, by_class=True)
+    for client, row in rows.set_index("client").iterrows():
+        val, test = (
+            predictions[(predictions["client"] == client) & (predictions["split"] == split)]
+            for split in ("val", "test")
+        )
+        answered = np.zeros(len(test), bool)
+        for label, own in test.reset_index(drop=True).groupby("local_label"):
+            seen = val[val["local_label"] == label]
+            threshold = row["threshold"]
+            if len(seen) >= FEWEST_OF_A_CLASS:
+                right = (seen[name] == seen["label"] for name in ("local_label", "remote_label"))
+                threshold = calibrate(seen["score"], *right, Target("best"))
+            answered[own.index] = own["score"].astype(float) >= threshold
+        assert row["coverage"] == pytest.approx(answered.mean())
 
 
 def test_rounds_are_told_client_by_client(finished):

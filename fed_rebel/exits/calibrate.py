@@ -6,6 +6,9 @@ from numpy.typing import ArrayLike, NDArray
 from fed_rebel.exits.curve import Curve, coverage_curve
 from fed_rebel.exits.target import Target
 
+FEWEST_OF_A_CLASS = 20
+"""Validation queries below which a label has no threshold of its own."""
+
 
 def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayLike, target: Target) -> float:
     """The threshold on the score that meets `target` on a client's (or all clients' pooled) validation data.
@@ -32,10 +35,23 @@ def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayL
     return float(middle if middle > sent else answered)  # neighbouring floats have no middle
 
 
-def route(score: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """[N] bool: the queries of score [N] that are answered locally, those with score >= threshold."""
+def calibrate_by_class(
+    label: NDArray[np.integer],
+    score: NDArray[np.floating],
+    local_correct: NDArray[np.bool_],
+    remote_correct: NDArray[np.bool_],
+    target: Target,
+) -> dict[int, float]:
+    """`calibrate` for each local label [N] that at least 20 queries bear; the others have no threshold of their own."""
+    labels, counts = np.unique(label, return_counts=True)
+    own = {int(c): label == c for c in labels[counts >= FEWEST_OF_A_CLASS]}
+    return {c: calibrate(score[rows], local_correct[rows], remote_correct[rows], target) for c, rows in own.items()}
+
+
+def route(score: ArrayLike, threshold: ArrayLike) -> NDArray[np.bool_]:
+    """[N] bool: the queries of score [N] that are answered locally: score >= threshold, which is one or [N]."""
     # In float64: in float32 a midpoint between two neighbouring scores would be rounded onto one of them.
-    return np.asarray(score, np.float64) >= threshold
+    return np.asarray(score, np.float64) >= np.asarray(threshold, np.float64)
 
 
 def _chosen_point(curve: Curve, target: Target) -> int:

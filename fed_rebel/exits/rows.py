@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fed_rebel.exits.calibrate import calibrate, route
+from fed_rebel.exits.calibrate import calibrate, calibrate_by_class, route
 from fed_rebel.exits.curve import coverage_curve
 from fed_rebel.exits.target import Target
 
@@ -17,7 +17,12 @@ FEWEST_TO_CALIBRATE = 50
 
 
 def client_rows(
-    records: Sequence[Mapping[str, Any]], predictions: pd.DataFrame, target: Target, *, server_prior: bool
+    records: Sequence[Mapping[str, Any]],
+    predictions: pd.DataFrame,
+    target: Target,
+    *,
+    server_prior: bool,
+    by_class: bool = False,
 ) -> pd.DataFrame:
     """The table of clients, in the order of `records`.
 
@@ -25,6 +30,9 @@ def client_rows(
     the rows of `predictions.parquet`. Thresholds are calibrated on validation rows alone. The columns `threshold`,
     `coverage`, `overall_acc` and `gain` take the server's answers as they are, or, with `server_prior`, corrected by
     the client's label shares; those that end in `_plain` and `_prior` are of the one and of the other.
+
+    With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
+    `threshold` is that of the other labels.
     """
     correct = _Correct.of(predictions)
     pooled = {
@@ -34,7 +42,7 @@ def client_rows(
     rows = []
     for record in records:
         own = _Correct.of(predictions[predictions["client"] == record["client"]])
-        rows.append(dict(record) | _accuracies(own, pooled, target, "prior" if server_prior else "plain"))
+        rows.append(dict(record) | _accuracies(own, pooled, target, "prior" if server_prior else "plain", by_class))
     return pd.DataFrame(rows)
 
 
@@ -45,6 +53,7 @@ class _Correct:
         def right(column: str) -> dict[str, np.ndarray]:
             return {name: (rows[column] == rows["label"]).to_numpy() for name, rows in splits.items()}
 
+        self.label = {name: rows["local_label"].to_numpy() for name, rows in splits.items()}
         self.score = {name: rows["score"].to_numpy() for name, rows in splits.items()}
         self.local = right("local_label")
         self.remote = {"plain": right("remote_label"), "prior": right("remote_prior_label")}
@@ -54,14 +63,20 @@ class _Correct:
         return cls({split: predictions[predictions["split"] == split] for split in ("val", "test")})
 
 
-def _accuracies(own: _Correct, pooled: Mapping[str, float], target: Target, chosen: str) -> dict[str, Any]:
+def _accuracies(
+    own: _Correct, pooled: Mapping[str, float], target: Target, chosen: str, by_class: bool
+) -> dict[str, Any]:
     score, local = own.score["test"], own.local["test"]
     is_pooled = len(own.score["val"]) < FEWEST_TO_CALIBRATE
     row: dict[str, Any] = {"local_acc": local.mean(), "threshold_pooled": is_pooled}
     for kind, answers in own.remote.items():
         remote = answers["test"]
         threshold = pooled[kind] if is_pooled else calibrate(own.score["val"], own.local["val"], answers["val"], target)
-        answered = route(score, threshold)
+        own_thresholds: dict[int, float] = {}
+        if by_class:
+            val = own.label["val"], own.score["val"], own.local["val"], answers["val"]
+            own_thresholds = calibrate_by_class(*val, target)
+        answered = route(score, [own_thresholds.get(label, threshold) for label in own.label["test"].tolist()])
         overall = np.where(answered, local, remote).mean()
         of_kind = {
             "remote_acc": remote.mean(),

@@ -456,3 +456,19 @@ def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(finished, write_
     assert not (run / "clients.csv").exists()
     assert typed("resume", run).returncode == 0
     assert results(RunDirectory.open(run)[0]) == results(finished.run)
+
+
+@pytest.mark.slow
+def test_an_existing_ray_cluster_gives_the_same_bytes(finished, write_settings, tmp_path, results, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    with monkeypatch.context() as cluster_s_own:
+        cluster_s_own.delenv("FED_REBEL_DATA")  # what its nodes do not know, the run tells them
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        settings = write_settings({"engine.kind": "ray"})
+        ended = typed("simulate", settings, "--out", tmp_path / "run", RAY_ADDRESS=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert ended.returncode == 0, ended.stderr
+    assert results(RunDirectory.open(tmp_path / "run")[0]) == results(finished.run)

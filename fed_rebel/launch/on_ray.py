@@ -32,11 +32,13 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
     settings = server.settings
     at_once = clients_at_once(settings)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" not in os.environ:
-        init_args["num_cpus"] = at_once * settings.engine.threads
-    elif data := os.environ.get("FED_REBEL_DATA"):
-        init_args["runtime_env"] = {"env_vars": {"FED_REBEL_DATA": data}}
     try:
+        if "RAY_ADDRESS" in os.environ:
+            # Flower, which would connect by itself, lets nobody say what its workers' environment is.
+            data = {name: value for name, value in os.environ.items() if name == "FED_REBEL_DATA"}
+            ray.init(runtime_env={"env_vars": data}, **init_args)
+        else:
+            init_args["num_cpus"] = at_once * settings.engine.threads
         run_simulation(
             server_app,
             client_app,

@@ -446,7 +446,14 @@ def wait_for_rows(run, process, deadline=120):
 def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(finished, write_settings, tmp_path, results, by):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "fed_rebel.cli", "simulate", str(write_settings()), "--out", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As at a terminal: what a shell starts in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     wait_for_rows(run, process)
     process.send_signal(by)
     _, told = process.communicate(timeout=120)

@@ -1,4 +1,5 @@
-"""A client's private state: Head1, the code's range and the early classifier, on its own disk and nowhere else."""
+"""A client's private state, on its own disk and nowhere else: Head1, the code's range, the early classifier, and where
+settings want it BatchNorm's statistics and what its optimisers remember."""
 
 from pathlib import Path
 

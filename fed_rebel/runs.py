@@ -67,11 +67,15 @@ class RunDirectory:
 
     def check_same(self, identity: Mapping[str, str]) -> None:
         """Raise `SettingsError` where going on would not end with the bytes of a run that was left alone."""
-        begun = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["run"]
+        path = self.path / "environment.json"
+        try:
+            begun = dict(json.loads(path.read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SettingsError(f"{path}: does not say what the run was begun with; restore it or begin anew") from None
         for what, here in identity.items():
-            if begun[what] != here:
+            if begun.get(what) != here:
                 raise SettingsError(
-                    f"{self.path}: was begun with {what} = {begun[what][:16]}, here it is {here[:16]}; "
+                    f"{self.path}: was begun with {what} = {str(begun.get(what))[:16]}, here it is {here[:16]}; "
                     "go on where they are the same, or begin a new run with its settings.toml"
                 )
 
@@ -150,7 +154,7 @@ def check_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
     above = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
-    if not os.access(above, os.W_OK):
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise SettingsError(f"--out {path}: {above} cannot be written; name another place")
 
 
@@ -178,7 +182,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    names = ("fed-rebel", "flwr", "ray", "torch", "torchvision", "numpy", "scipy")
+    names = ("fed-rebel", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "faiss-cpu")
     versions = {}
     for name in names:
         try:

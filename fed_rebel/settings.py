@@ -63,7 +63,7 @@ class Data(_Section):
     dir: WordOrPath = ""
     """The data directory; empty: FED_REBEL_DATA, else the platform's cache directory."""
     flip: bool = True
-    """Mirror training images at random. False for data of your own whose mirror images bear another label."""
+    """Mirror training images at random where the data set allows it. False for data of your own (letters, arrows)."""
 
 
 class PartitionSettings(_Section):
@@ -198,7 +198,7 @@ class Exits(_Section):
     """When a client answers alone."""
 
     target: str = "best"
-    """Thresholds are calibrated for: `best` overall accuracy, `coverage:0.46`, or `accuracy:0.8`."""
+    """Thresholds are calibrated for: `best` overall accuracy, `never`, `coverage:0.46`, or `accuracy:0.8`."""
     by_class: bool = False
     """A threshold for each label of the early classifier that at least 20 validation images of the client bear."""
     server_prior: bool = False

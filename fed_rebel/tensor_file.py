@@ -14,7 +14,7 @@ Tensors = dict[str, Tensor]
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write the tensors under their names. The same tensors and metadata give the same bytes."""
+    """Write the tensors under their names. The same tensors give the same bytes, with one entry of metadata at most."""
     data = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}, dict(metadata or {}))
     replace(path, data)
 

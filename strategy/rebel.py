@@ -120,7 +120,7 @@ class Server:
     def _measure(self, number: int) -> pd.DataFrame:
         records, predictions = self.run.evaluations(number)
         exits = self.settings.exits
-        target = Target.parse(exits.target)
+        target = Target("never") if self.settings.early.kind == "none" else Target.parse(exits.target)
         return client_rows(records, predictions, target, server_prior=exits.server_prior, by_class=exits.by_class)
 
     def _write_results(self, last: Round) -> None:

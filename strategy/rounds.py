@@ -101,12 +101,12 @@ class Clients:
             else:
                 replies.append(reply)
         replies.sort(key=lambda reply: reply.client)
-        most_common = Counter(frozenset(reply.tensors) for reply in replies).most_common(1)
-        usual = most_common[0][0] if replies else frozenset()
+        forms = {r.client: (frozenset(r.tensors), len(r.label_counts)) for r in replies}
+        usual = {form for form, _ in Counter(forms.values()).most_common(1)}
         faults += [
-            Fault(r.client, "other tensors in its reply than in most") for r in replies if set(r.tensors) != usual
+            Fault(r.client, "its reply has another form than most") for r in replies if forms[r.client] not in usual
         ]
-        replies = [r for r in replies if set(r.tensors) == usual]
+        replies = [r for r in replies if forms[r.client] in usual]
         faults.sort(key=lambda fault: fault.client)
         if not replies:
             first = faults[0]

@@ -154,6 +154,10 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(stopped, tiny, tmp_path,
     (run.path / "settings.toml").write_text(settings.replace(str(tiny), str(tmp_path / "gone.npz")))
     refused(invoke("resume", run.path), "data.name", "gone.npz")
     (run.path / "settings.toml").write_text(settings)
+    environment = (run.path / "environment.json").read_text()
+    (run.path / "environment.json").write_text(environment[:40])
+    refused(invoke("resume", run.path), "environment.json", "does not say what the run was begun with")
+    (run.path / "environment.json").write_text(environment)
     assert invoke("resume", run.path).exit_code == 0
     assert results(run) == results(finished.run)
 
@@ -299,11 +303,15 @@ def test_settings_that_do_not_fit_the_data_are_one_line_and_exit_status_2(write_
     assert not list(Path.cwd().iterdir())
 
 
-def test_weights_of_another_model_are_one_line_and_exit_status_2(write_settings, finished):
+def test_weights_of_another_model_are_one_line_and_exit_status_2(write_settings, finished, tmp_path):
     warm = str(finished.run.path / "warm_start.safetensors")
     refused(invoke("simulate", write_settings({"base.weights": warm})), "base.weights", "does not fit")
     other = {"warm_start.weights": warm, "rounds.warm_start": 0, "early.components": 3}
     refused(invoke("simulate", write_settings(other)), "warm_start.weights", "early.", "does not fit")
+    tensors = {name: t for name, t in tensor_file.read(Path(warm)).items() if not name.startswith("early.")}
+    tensor_file.write(tmp_path / "without.safetensors", tensors)
+    other = {"warm_start.weights": str(tmp_path / "without.safetensors"), "rounds.warm_start": 0}
+    refused(invoke("simulate", write_settings(other)), "warm_start.weights", "lacks early.", "early.kind = 'gmc-diag'")
     shared = str(finished.run.path / "shared.safetensors")
     other = {"warm_start.weights": shared, "rounds.warm_start": 0}
     refused(invoke("simulate", write_settings(other)), "warm_start.weights", "no warm start")

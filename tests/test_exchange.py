@@ -60,7 +60,11 @@ BAD = {
     "no tensors": (lambda client: edited(reply(client), tensors=None), "its reply has no 'tensors'"),
     "no samples": (lambda client: edited(reply(client), reply=MetricRecord({"client": client})), "has no 'samples'"),
     "another client's number": (lambda client: reply(client + 1), "answers as client"),
-    "a tensor too few": (lambda client: reply(client, tensors={"head2.bias": SENT["head2.bias"]}), "other tensors"),
+    "a tensor too few": (
+        lambda client: reply(client, tensors={"head2.bias": SENT["head2.bias"]}),
+        "another form than most",
+    ),
+    "label counts that nobody asked for": (lambda client: reply(client, label_counts=(1, 2)), "another form than most"),
     "a tensor that was not sent": (lambda client: reply(client, tensors={"head1.x": torch.zeros(1)}), "head1.x"),
     "a tensor of another shape": (lambda client: reply(client, tensors={"head2.bias": torch.zeros(3)}), "head2.bias"),
 }

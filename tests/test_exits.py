@@ -144,6 +144,7 @@ def test_a_label_with_enough_queries_has_a_threshold_of_its_own():
     ("text", "target"),
     [
         ("best", Target("best")),
+        ("never", Target("never")),
         ("coverage:0.46", Target("coverage", 0.46)),
         ("accuracy:0.8", Target("accuracy", 0.8)),
     ],
@@ -159,6 +160,7 @@ def test_targets_are_read_and_written(text, target):
         "",
         "worst",
         "best:1",
+        "never:0",
         "coverage",
         "coverage:",
         "coverage:1.1",

@@ -317,6 +317,11 @@ def test_without_an_early_classifier_every_query_is_sent(federate, tiny_settings
     assert not any(name.startswith("early.") for name in private(federated.run, 0))
     predictions = pd.read_parquet(federated.run.path / "predictions.parquet")
     assert predictions["score"].nunique() == 1
+    assert (table(federated.run)["coverage"] == 0).all()
+    records, predictions = federated.run.evaluations(FINETUNE)
+    assert (
+        client_rows(records, predictions, Target("never"), server_prior=False, by_class=True)["coverage"] == 0
+    ).all()
 
 
 def test_batch_norm_s_statistics_frozen(finished):

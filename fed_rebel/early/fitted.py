@@ -1,11 +1,25 @@
 """Early classifiers that are not trained but fitted to a client's training codes."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import faiss
 import torch
 from torch import Tensor
 
 from fed_rebel.early.classifier import EarlyClassifier
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """FAISS on one thread: with more, sums add up in another order in each run, and clients at once share the cores."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 class FittedClassifier(EarlyClassifier):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fed_rebel.early.classifier import Spec
-from fed_rebel.early.fitted import FittedClassifier
+from fed_rebel.early.fitted import FittedClassifier, one_thread
 
 ITERATIONS = 25
 
@@ -31,8 +31,6 @@ class KMeans(FittedClassifier):
         """Cluster the codes, and count the labels in each cluster."""
         codes = z.detach().float().cpu().numpy()
         clusters = min(self._spec.components * len(labels.unique()), len(codes))
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # with more, sums add up in another order in each run
         means = faiss.Kmeans(
             self._spec.code,
             clusters,
@@ -41,17 +39,18 @@ class KMeans(FittedClassifier):
             min_points_per_centroid=1,
             max_points_per_centroid=len(codes),
         )
-        means.train(codes)
-        faiss.omp_set_num_threads(threads)
-        centroids = means.centroids
-        assert centroids is not None  # they are there once trained
-        _, nearest = faiss.knn(codes, centroids, 1)
+        with one_thread():
+            means.train(codes)
+            centroids = means.centroids
+            assert centroids is not None  # they are there once trained
+            _, nearest = faiss.knn(codes, centroids, 1)
         counts = torch.zeros(clusters, self._spec.classes)
         counts.index_put_((torch.from_numpy(nearest[:, 0]), labels.cpu()), torch.ones(len(codes)), accumulate=True)
         held = counts.sum(1) > 0
         self.centroids, self.counts = torch.from_numpy(centroids)[held].to(z.device), counts[held].to(z.device)
 
     def _class_scores(self, z: Tensor) -> Tensor:
-        _, nearest = faiss.knn(z.cpu().numpy(), self.centroids.cpu().numpy(), 1)
+        with one_thread():
+            _, nearest = faiss.knn(z.cpu().numpy(), self.centroids.cpu().numpy(), 1)
         counts = self.counts[torch.from_numpy(nearest[:, 0]).to(z.device)]
         return (counts / counts.sum(1, keepdim=True)).log()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fed_rebel.early.classifier import Spec
-from fed_rebel.early.fitted import FittedClassifier
+from fed_rebel.early.fitted import FittedClassifier, one_thread
 
 NEIGHBOURS = 100
 
@@ -29,7 +29,8 @@ class KNN(FittedClassifier):
 
     def _class_scores(self, z: Tensor) -> Tensor:
         neighbours = min(NEIGHBOURS, len(self.codes))
-        _, nearest = faiss.knn(z.cpu().numpy(), self.codes.cpu().numpy(), neighbours)
+        with one_thread():
+            _, nearest = faiss.knn(z.cpu().numpy(), self.codes.cpu().numpy(), neighbours)
         their_labels = self.labels[torch.from_numpy(nearest).to(z.device)]
         votes = z.new_zeros(len(z), self._classes).scatter_add(
             1, their_labels, torch.ones_like(their_labels, dtype=z.dtype)

@@ -15,6 +15,7 @@ def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayL
 
     Arguments and ValueErrors as in `coverage_curve`. The point of the curve that is chosen has, for
 
+    - never: coverage 0;
     - best: the highest overall accuracy, of several the one with the largest coverage;
     - coverage: the smallest coverage that reaches the wanted one;
     - accuracy: the largest coverage at which the answered queries reach the wanted local accuracy, else 0.
@@ -55,6 +56,8 @@ def route(score: ArrayLike, threshold: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _chosen_point(curve: Curve, target: Target) -> int:
+    if target.kind == "never":
+        return 0
     if target.kind == "best":
         return int(np.flatnonzero(curve.overall == curve.overall.max())[-1])
     assert target.value is not None  # Target sees to it

@@ -73,7 +73,7 @@ def _accuracies(
         remote = answers["test"]
         threshold = pooled[kind] if is_pooled else calibrate(own.score["val"], own.local["val"], answers["val"], target)
         own_thresholds: dict[int, float] = {}
-        if by_class:
+        if by_class and not is_pooled:
             val = own.label["val"], own.score["val"], own.local["val"], answers["val"]
             own_thresholds = calibrate_by_class(*val, target)
         answered = route(score, [own_thresholds.get(label, threshold) for label in own.label["test"].tolist()])

@@ -3,24 +3,24 @@
 from dataclasses import dataclass
 from typing import Literal, Self, cast, get_args
 
-Kind = Literal["best", "coverage", "accuracy"]
+Kind = Literal["best", "never", "coverage", "accuracy"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The best overall accuracy, a wanted coverage, or a wanted local accuracy of the answered queries."""
+    """The best overall accuracy, no local answer, a wanted coverage, or a wanted local accuracy of the answered."""
 
     kind: Kind
-    value: float | None = None  # in [0, 1] for coverage and accuracy; None for best
+    value: float | None = None  # in [0, 1] for coverage and accuracy; None for best and never
 
     def __post_init__(self) -> None:
-        known = self.kind in get_args(Kind) and (self.kind == "best") == (self.value is None)
+        known = self.kind in get_args(Kind) and (self.kind in ("best", "never")) == (self.value is None)
         if not known or (self.value is not None and not 0 <= self.value <= 1):
             raise _not_allowed(str(self))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "best", "coverage:0.46" or "accuracy:0.8". Raises ValueError, one line, on anything else."""
+        """Read "best", "never", "coverage:0.46" or "accuracy:0.8". Raises ValueError, one line, on anything else."""
         kind, colon, value = text.partition(":")
         try:
             return cls(cast(Kind, kind), float(value) if colon else None)
@@ -32,4 +32,6 @@ class Target:
 
 
 def _not_allowed(text: str) -> ValueError:
-    return ValueError(f"exits.target: {text!r} is not allowed; use best, coverage:X or accuracy:X with X in [0, 1]")
+    return ValueError(
+        f"exits.target: {text!r} is not allowed; use best, never, coverage:X or accuracy:X with X in [0, 1]"
+    )

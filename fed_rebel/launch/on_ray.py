@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from fed_rebel.datasets import data_directory
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.settings import Settings
 from strategy.rebel import Server
@@ -35,8 +36,8 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
     try:
         if "RAY_ADDRESS" in os.environ:
             # Flower, which would connect by itself, lets nobody say what its workers' environment is.
-            data = {name: value for name, value in os.environ.items() if name == "FED_REBEL_DATA"}
-            ray.init(runtime_env={"env_vars": data}, **init_args)
+            data = str(data_directory(settings.data.dir or None))
+            ray.init(runtime_env={"env_vars": {"FED_REBEL_DATA": data}}, **init_args)
         else:
             init_args["num_cpus"] = at_once * settings.engine.threads
         run_simulation(

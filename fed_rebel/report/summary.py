@@ -8,6 +8,7 @@ DESCRIPTIONS = (
     "val_size",
     "test_size",
     "classes",
+    "effective_classes",
     "gini",
 )  # of a shard: none is better or worse
 NOT_METRICS = ("client", "partition", "threshold", "threshold_plain", "threshold_prior", "threshold_pooled")

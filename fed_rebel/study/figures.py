@@ -128,7 +128,7 @@ def _variants(answers: pd.DataFrame, *, regularised: bool) -> dict[str, list[pd.
 def _against_threshold(own: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """At each confidence threshold the fraction answered, and their accuracy (NaN where none is)."""
     confidence, right = own["confidence"].to_numpy(), (own["local_label"] == own["label"]).to_numpy()
-    answered = confidence[None] >= GRID[:, None]
+    answered = confidence[None] >= GRID[:, None] - 1e-6  # shares of 100 neighbours lie on the grid, rounded
     number = answered.sum(1)
     rights = (answered & right).sum(1)
     return number / len(own), np.divide(rights, number, out=np.full(GRID.size, np.nan), where=number > 0)

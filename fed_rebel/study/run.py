@@ -1,5 +1,6 @@
 """The study as a whole: train, ask, draw; what is there already is not done again."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -43,9 +44,9 @@ def study(
     """
     _check("--only", only, PARTS)
     _check("--classifiers", classifiers, CLASSIFIERS)
-    _claim(out, settings)
     with display.training("base model", settings.base.epochs) as base_epoch_done:
         setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
+    _claim(out, settings, setup)
     made: dict[str, pd.DataFrame] = {}
     if {"fig6", "fig7", "table2"} & set(only):
         answers = _answers(settings, setup, out / "answers", display, classifiers, seeds)
@@ -89,12 +90,15 @@ def _check(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
             raise SettingsError(f"{option} {value}: not known; allowed: {', '.join(allowed)}, with commas between them")
 
 
-def _claim(out: Path, settings: Settings) -> None:
-    text, kept = settings.to_toml(), out / "settings.toml"
-    if not kept.exists():
-        tensor_file.replace(kept, text.encode())
-    elif kept.read_text(encoding="utf-8") != text:
-        raise SettingsError(f"--out {out}: holds a study of other settings (its settings.toml); name another directory")
+def _claim(out: Path, settings: Settings, setup: Setup) -> None:
+    """What is kept there must be of the same settings, data, base model, device and precision."""
+    identity = {what: value for what, value in setup.identity.items() if what != "partition"}
+    about = {"settings.toml": settings.to_toml(), "identity.json": json.dumps(identity, indent=2)}
+    for name, text in about.items():
+        if not (out / name).exists():
+            tensor_file.replace(out / name, text.encode())
+        elif (out / name).read_text(encoding="utf-8") != text:
+            raise SettingsError(f"--out {out}: holds another study (its {name} differs); name another directory")
 
 
 def _answers(

@@ -30,7 +30,8 @@ class Variant:
         early = study.early.model_copy(update={"kind": self.kind, "parameterisation": self._parameterisation(study)})
         loss = study.loss.model_copy(update={} if self.regularised else {"regularisation": 0.0})
         warm_start = study.warm_start.model_copy(update={"weights": "pooled"})
-        changes = {"seed": self.seed, "early": early, "loss": loss, "warm_start": warm_start}
+        rounds = study.rounds.model_copy(update={"warm_start": 0})
+        changes = {"seed": self.seed, "early": early, "loss": loss, "warm_start": warm_start, "rounds": rounds}
         return Settings.model_validate(study.model_copy(update=changes).model_dump())
 
     def _parameterisation(self, study: Settings) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset, data_directory
+from fed_rebel.model.rebel import PRIVATE, SHARED
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone, base_key, train_base
@@ -65,13 +66,14 @@ def base_model(
         if (found := shipped(name)) is None:
             raise SettingsError(f"{what}: none for {base.backbone} on {dataset.name}; allowed: 'train' or a file")
         path = found
-        _warn_of_seen_hold_out(path, dataset)
     else:
         path = Path(base.weights).expanduser()
     try:
         tensors = tensor_file.read(path)
     except ValueError as error:
-        raise SettingsError(f"{what}: {error}, 'shipped' or 'train'") from None
+        raise SettingsError(f"{what}: {error}; allowed: a safetensors file, 'shipped' or 'train'") from None
+    if base.weights == "shipped":
+        _warn_of_seen_hold_out(path, dataset)
     model = build_base_model(base.backbone, classes, seed=0)
     load_into(model, tensors, what)
     return compute.place(model).eval()
@@ -112,8 +114,15 @@ def warm_start(
         if settings.early.kind in FITTED:
             warm = replace(warm, tensors=_without_early(warm.tensors))
         model.load_parts(warm.tensors)
+        needed = set(model.parts(*PRIVATE, *SHARED)) - (
+            set(model.parts("early")) if settings.early.kind in FITTED else set()
+        )
+        if missing := sorted(needed - set(warm.tensors)):
+            raise ValueError(f"it lacks {missing[0]}, which early.kind = '{settings.early.kind}' needs")
     except ValueError as error:
         raise SettingsError(f"warm_start.weights = '{weights}': {error}") from None
+    if weights == "shipped" and settings.base.weights != "shipped":
+        _warn_of_seen_hold_out(path, dataset)
     return warm
 
 
@@ -153,6 +162,7 @@ def _pooled_warm_start(
         # What is fitted has no part in the training: one Head1 serves both.
         "fitted" if settings.early.kind in FITTED else settings.early.model_dump(exclude={"prior"}),
         settings.loss.model_dump(),
+        compute.device.type,
         compute.bfloat16,
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -155,7 +155,8 @@ def check_new(path: Path) -> None:
         raise SettingsError(f"--out {path}: exists; name a new directory, or go on with: fed-rebel resume {path}")
     above = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise SettingsError(f"--out {path}: {above} cannot be written; name another place")
+        reason = "is no folder" if not above.is_dir() else "is not yours to write"
+        raise SettingsError(f"--out {path}: cannot be written ({above} {reason}); name another place")
 
 
 def private_file(run: Path, number: int, client: int) -> Path:

@@ -199,7 +199,13 @@ def test_with_the_server_s_prior_overall_takes_the_corrected_answers(finished):
 
 def test_thresholds_by_class_are_calibrated_on_validation_rows_alone(finished):
     records, predictions = finished.run.evaluations(FINETUNE)
+    few = client_rows(records, predictions, Target("best"), server_prior=False, by_class=True)
+    pooled = client_rows(records, predictions, Target("best"), server_prior=False)
+    assert few[few["threshold_pooled"]].equals(pooled[pooled["threshold_pooled"]])
+    # Every validation row ten times: enough of them for thresholds of one's own.
+    predictions = pd.concat([predictions, *[predictions[predictions["split"] == "val"]] * 9], ignore_index=True)
     rows = client_rows(records, predictions, Target("best"), server_prior=False, by_class=True)
+    assert not rows["threshold_pooled"].any()
     for client, row in rows.set_index("client").iterrows():
         val, test = (
             predictions[(predictions["client"] == client) & (predictions["split"] == split)]

@@ -159,12 +159,15 @@ def _optimiser(
 
 
 def _save_private(order: Order, shard: ClientShard, model: Rebel, optimiser: torch.optim.Optimizer) -> None:
-    kept = private_state.load(Path(order.run), order.round - 1, shard.client)
+    batch_norm, keep_optimisers = order.settings.base.batch_norm, order.settings.train.keep_optimisers
+    # Read only where something besides the private parts is kept: with the full GMC it is 300 MB.
+    more = batch_norm == "local" or keep_optimisers
+    kept = private_state.load(Path(order.run), order.round - 1, shard.client) if more else {}
     tensors = kept | model.parts(*PRIVATE)
-    if order.settings.base.batch_norm == "local":
+    if batch_norm == "local":
         own = {name for name in _statistics(model) if name in order.tensors or name in kept}
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
-    if order.settings.train.keep_optimisers:
+    if keep_optimisers:
         tensors |= checkpoint.optimiser_state(model, optimiser)
     private_state.save(Path(order.run), order.round, shard.client, _on_cpu(tensors))
 

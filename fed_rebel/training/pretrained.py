@@ -114,9 +114,7 @@ def warm_start(
         if settings.early.kind in FITTED:
             warm = replace(warm, tensors=_without_early(warm.tensors))
         model.load_parts(warm.tensors)
-        needed = set(model.parts(*PRIVATE, *SHARED)) - (
-            set(model.parts("early")) if settings.early.kind in FITTED else set()
-        )
+        needed = set(model.parts(*PRIVATE, *SHARED)) - {f"early.{name}" for name in model.early.fitted}
         if missing := sorted(needed - set(warm.tensors)):
             raise ValueError(f"it lacks {missing[0]}, which early.kind = '{settings.early.kind}' needs")
     except ValueError as error:

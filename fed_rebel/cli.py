@@ -136,7 +136,9 @@ def run_study(
         str, typer.Option(help="Early classifiers to compare; gmc, the full mixture, wants a GPU.")
     ] = "gmc-diag,linear,kmeans,knn",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, from the setting seed on.")] = 1,
-    rtt: Annotated[float, typer.Option(min=0, help="Round trip to the server, in milliseconds.")] = 20.0,
+    rtt: Annotated[
+        float | None, typer.Option(min=0, help="Round trip to the server, in milliseconds.", show_default="20")
+    ] = None,
     server_speedup: Annotated[
         float, typer.Option(min=1e-3, help="How much faster the server is than this machine.")
     ] = 55.0,
@@ -149,17 +151,19 @@ def run_study(
     with _bad_input(), _display() as display:
         from fed_rebel.study import study
 
+        link = [f"exits.round_trip={rtt / 1000}"] if rtt is not None else []
         made = study(
-            _settings(settings, preset, changes),
+            _settings(settings, preset, [*(changes or ()), *link]),
             out,
             display,
             only=only.split(","),
             classifiers=classifiers.split(","),
             seeds=seeds,
-            round_trip=rtt / 1000,
             server_speedup=server_speedup,
         )
     for name, table in made.items():
+        if name == "classifiers":
+            continue  # a row a seed; the comparison is their mean
         print(f"\n{name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.3g}')}")
     print(f"\nfigures and tables: {_shown(out.resolve())}")
 

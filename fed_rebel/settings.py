@@ -198,7 +198,15 @@ class Exits(_Section):
     """When a client answers alone."""
 
     target: str = "best"
-    """Thresholds are calibrated for: `best` overall accuracy, `never`, `coverage:0.46`, or `accuracy:0.8`."""
+    """Thresholds are for: `best` accuracy, `never`, `coverage:0.46`, `accuracy:0.8`, `delay:0.5` (s, a batch of 64)."""
+    bandwidth: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Of the link to the server, in Mbit/s, for a delay budget."""
+    round_trip: Annotated[float, Field(ge=0, le=3600)] = 0.02
+    """Propagation to the server and back, in seconds."""
+    device_time: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds that Head1 and the early classifier work on a batch of 64; a study measures what is 0."""
+    server_time: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds that Head2 and Tail work on a batch of 64; a study measures what is 0."""
     by_class: bool = False
     """A threshold for each label of the early classifier that at least 20 validation images of the client bear."""
     server_prior: bool = False

@@ -10,15 +10,15 @@ import torch
 from flwr.serverapp import Grid
 
 from fed_rebel import tensor_file
-from fed_rebel.exits import Target
 from fed_rebel.exits.rows import client_rows
 from fed_rebel.model.rebel import PRIVATE, SHARED
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.predict import accuracy_on_test
 from fed_rebel.training.pretrained import warm_start
-from fed_rebel.training.setup import Setup, prepare
-from fed_rebel.training.warm_start import WarmStart, build_model, remote_accuracy
+from fed_rebel.training.setup import Setup, prepare, target_of
+from fed_rebel.training.warm_start import WarmStart, build_model
 from partitions import Partition
 from strategy.fedavg import average
 from strategy.messages import Order, Stage
@@ -120,7 +120,7 @@ class Server:
     def _measure(self, number: int) -> pd.DataFrame:
         records, predictions = self.run.evaluations(number)
         exits = self.settings.exits
-        target = Target("never") if self.settings.early.kind == "none" else Target.parse(exits.target)
+        target = target_of(self.settings)
         return client_rows(records, predictions, target, server_prior=exits.server_prior, by_class=exits.by_class)
 
     def _write_results(self, last: Round) -> None:
@@ -158,7 +158,12 @@ def warm_start_accuracy(settings: Settings, setup: Setup, run: RunDirectory, sta
     start = WarmStart.from_tensors(tensor_file.read(run.path / "warm_start.safetensors"))
     model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
     model.load_parts(start.tensors | {name: t for name, t in state.items() if name.split(".")[0] in SHARED})
-    return remote_accuracy(setup.compute.place(model), setup.dataset, setup.compute)
+    setup.compute.place(model).eval()
+
+    def answers(images: torch.Tensor) -> torch.Tensor:
+        return model.remote_logits(model.code(model.head1(images).mu))
+
+    return accuracy_on_test(answers, setup.dataset, setup.compute)
 
 
 def _training_rows(step: Round, trained: Exchange) -> Rows:

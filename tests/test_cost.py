@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fed_rebel.cost import Link, costs, delay, flops_per_query, network_load
+from fed_rebel.cost import Batch, Link, costs, delay, flops_per_query, least_coverage, network_load
 from fed_rebel.early import build
 from fed_rebel.model.gdn import GDN
 
@@ -69,19 +69,33 @@ def test_the_worked_example_of_the_network_s_load():
 
 
 def test_a_batch_s_delay_is_that_of_device_network_and_server():
-    parts = delay(64, 0.25, 867, Link(2e6), device=0.5, server=0.08)
+    batch = Batch(64, 867, device=0.5, server=0.08)
+    parts = delay(batch, 0.25, Link(2e6))
     assert parts.device == 0.5
     assert parts.network == pytest.approx(48 * 867 * 8 / 2e6 + 0.02)
     assert parts.server == pytest.approx(0.06)
     assert parts.total == pytest.approx(parts.device + parts.network + parts.server)
-    assert delay(64, 1.0, 867, Link(2e6), device=0.5, server=0.08).total == 0.5
+    assert delay(batch, 1.0, Link(2e6)).total == 0.5
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(1e6, 1e7))
-def test_more_coverage_is_never_slower(one, other, bandwidth):
+BATCHES = st.builds(Batch, st.integers(1, 512), st.integers(1, 10_000), st.floats(0, 2), st.floats(0, 2))
+LINKS = st.builds(Link, st.floats(1e6, 1e7), st.floats(0, 0.1))
+
+
+@given(st.floats(0, 1), st.floats(0, 1), BATCHES, LINKS)
+def test_more_coverage_is_never_slower(one, other, batch, link):
     low, high = sorted((one, other))
-    slower, faster = (delay(64, coverage, 867, Link(bandwidth), 0.1, 0.1).total for coverage in (low, high))
+    slower, faster = (delay(batch, coverage, link).total for coverage in (low, high))
     assert faster <= slower * (1 + 1e-12)
+
+
+@given(BATCHES, LINKS, st.floats(0, 5))
+def test_the_least_coverage_is_in_time_and_a_little_less_is_not(batch, link, more):
+    budget = batch.device + more
+    least = least_coverage(batch, budget, link)
+    assert delay(batch, least, link).total <= budget * (1 + 1e-9) + 1e-9
+    if least > 1e-6:
+        assert delay(batch, least - 1e-6, link).total > budget - 1e-9
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,8 @@ def test_more_coverage_is_never_slower(one, other, bandwidth):
         (lambda: Link(0.0), "bandwidth = 0.0"),
         (lambda: Link(float("nan")), "bandwidth = nan"),
         (lambda: Link(1e6, -1.0), "round_trip = -1.0"),
-        (lambda: delay(64, 1.5, 867, Link(1e6), 0.1, 0.1), "coverage = 1.5"),
+        (lambda: delay(Batch(64, 867, 0.1, 0.1), 1.5, Link(1e6)), "coverage = 1.5"),
+        (lambda: least_coverage(Batch(64, 867, 0.1, 0.1), 0.05, Link(1e6)), "a delay of 0.05 s"),
     ],
 )
 def test_what_is_not_allowed_is_named(make, named):

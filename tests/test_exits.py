@@ -15,7 +15,11 @@ from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS, calibrate_by_class
 # Few distinct scores make many ties; neighbouring floats have no float between them.
 SCORES = st.sampled_from([-3.0, -1.0, 0.0, 5e-324, 0.5, np.nextafter(0.5, 1), 2.0, 40.0, 1.7e308])
 ROWS = st.lists(st.tuples(SCORES | st.floats(-1e6, 1e6), st.booleans(), st.booleans()), min_size=1, max_size=25)
-TARGETS = st.just(Target("best")) | st.builds(Target, st.sampled_from(["coverage", "accuracy"]), st.floats(0, 1))
+TARGETS = (
+    st.just(Target("best"))
+    | st.builds(Target, st.sampled_from(["coverage", "accuracy"]), st.floats(0, 1))
+    | st.builds(Target, st.just("delay"), st.just(1.0), st.floats(0, 1))
+)
 examples = settings(deadline=None, max_examples=150)
 
 
@@ -90,6 +94,10 @@ def test_a_calibrated_threshold_routes_as_the_target_says(rows, target):
     if target.kind == "best":
         assert overall == max(way[3] for way in ways) >= max(local.mean(), remote.mean())
         assert coverage == max(way[0] for way in ways if way[3] == overall)
+    elif target.kind == "delay":
+        in_time = [way for way in ways if way[0] >= target.least]
+        assert overall == max(way[3] for way in in_time)
+        assert coverage == max(way[0] for way in in_time if way[3] == overall)
     elif target.kind == "coverage":
         assert coverage == min(way[0] for way in ways if way[0] >= target.value)
     else:
@@ -147,6 +155,7 @@ def test_a_label_with_enough_queries_has_a_threshold_of_its_own():
         ("never", Target("never")),
         ("coverage:0.46", Target("coverage", 0.46)),
         ("accuracy:0.8", Target("accuracy", 0.8)),
+        ("delay:0.5", Target("delay", 0.5)),
     ],
 )
 def test_targets_are_read_and_written(text, target):
@@ -167,6 +176,9 @@ def test_targets_are_read_and_written(text, target):
         "accuracy:-0.1",
         "accuracy:nan",
         "accuracy:x",
+        "delay",
+        "delay:-1",
+        "delay:inf",
     ],
 )
 def test_a_bad_target_is_one_line_that_names_the_setting(text):

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+BATCH = 64
+"""Queries in the paper's batch."""
+
 
 @dataclass(frozen=True)
 class Link:
@@ -33,24 +36,41 @@ class Delay:
         return self.device + self.network + self.server
 
 
-def delay(batch: int, coverage: float, size: int, link: Link, device: float, server: float) -> Delay:
-    """The mean delay of a batch.
+@dataclass(frozen=True)
+class Batch:
+    """A batch of queries, and what it takes to answer it."""
 
-    Args:
-        batch: queries, at least 1.
-        coverage: the share of them that the device answers, in [0, 1].
-        size: bytes sent for each of the others.
-        link: to the server.
-        device: seconds that the device works on the batch.
-        server: seconds that the server would work on all of it; it works on what it is sent.
+    queries: int
+    """At least 1."""
+    size: int
+    """Bytes sent for each query that the device does not answer."""
+    device: float
+    """Seconds that the device works on all of it."""
+    server: float
+    """Seconds that the server would work on all of it; it works on what it is sent."""
 
-    Where nothing is sent the link is not used.
+
+def delay(batch: Batch, coverage: float, link: Link) -> Delay:
+    """The mean delay of a batch of which the device answers `coverage`, in [0, 1].
+
+    Where nothing is sent the link is not used. Raises ValueError for another coverage.
     """
     if not 0 <= coverage <= 1:
         raise ValueError(f"coverage = {coverage}: must be from 0 to 1")
     sent = 1 - coverage
-    network = 8 * size * batch * sent / link.bandwidth + link.round_trip if sent else 0.0
-    return Delay(device, network, server * sent)
+    network = 8 * batch.size * batch.queries * sent / link.bandwidth + link.round_trip if sent else 0.0
+    return Delay(batch.device, network, batch.server * sent)
+
+
+def least_coverage(batch: Batch, budget: float, link: Link) -> float:
+    """The smallest coverage, in [0, 1], at which the batch takes `budget` seconds at most.
+
+    Raises ValueError where the device alone takes longer.
+    """
+    if batch.device > budget:
+        raise ValueError(f"a delay of {budget:g} s: the device alone works {batch.device:g} s; allowed: that or more")
+    on_the_way = 8 * batch.size * batch.queries / link.bandwidth + batch.server
+    return min(1.0, max(0.0, 1 - (budget - batch.device - link.round_trip) / on_the_way))
 
 
 def network_load(devices: int, rate: float, size: int, coverage: float = 0.0) -> float:

@@ -17,6 +17,7 @@ from fed_rebel.early.none import NoEarly
 from fed_rebel.early.start import start_random
 
 __all__ = [
+    "FITTED",
     "KINDS",
     "Answer",
     "EarlyClassifier",
@@ -41,6 +42,8 @@ KINDS: dict[str, Callable[[Spec], EarlyClassifier]] = {
     "none": NoEarly,
 }
 """``early.kind`` to what builds it."""
+FITTED = tuple(kind for kind, built in KINDS.items() if getattr(built, "fitted", ()))
+"""Kinds that are not trained but fitted to the codes of a trained Head1."""
 
 
 def build(

@@ -18,7 +18,8 @@ def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayL
     - never: coverage 0;
     - best: the highest overall accuracy, of several the one with the largest coverage;
     - coverage: the smallest coverage that reaches the wanted one;
-    - accuracy: the largest coverage at which the answered queries reach the wanted local accuracy, else 0.
+    - accuracy: the largest coverage at which the answered queries reach the wanted local accuracy, else 0;
+    - delay: as for best, of the points whose coverage is at least `target.least`.
 
     On validation every threshold between the lowest answered score and the next one below routes alike. Their
     midpoint is returned. On new queries either end would be biased: of n queries the k surest leave, on
@@ -58,8 +59,9 @@ def route(score: ArrayLike, threshold: ArrayLike) -> NDArray[np.bool_]:
 def _chosen_point(curve: Curve, target: Target) -> int:
     if target.kind == "never":
         return 0
-    if target.kind == "best":
-        return int(np.flatnonzero(curve.overall == curve.overall.max())[-1])
+    if target.kind in ("best", "delay"):
+        overall = np.where(curve.coverage >= target.least, curve.overall, -1)
+        return int(np.flatnonzero(overall == overall.max())[-1])
     assert target.value is not None  # Target sees to it
     if target.kind == "coverage":
         return int(np.flatnonzero(curve.coverage >= target.value)[0])

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from fed_rebel.exits.calibrate import calibrate, calibrate_by_class, route
-from fed_rebel.exits.curve import coverage_curve
+from fed_rebel.exits.outcomes import Outcomes
 from fed_rebel.exits.target import Target
 
 FIXED_COVERAGES = (10, 20, 30, 46, 50, 70, 90)
@@ -34,71 +32,30 @@ def client_rows(
     With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
     `threshold` is that of the other labels.
     """
-    correct = _Correct.of(predictions)
+    remotes = {"plain": "remote_label", "prior": "remote_prior_label"}
     pooled = {
-        remote: calibrate(correct.score["val"], correct.local["val"], answers["val"], target)
-        for remote, answers in correct.remote.items()
+        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in remotes.items()
     }
     rows = []
     for record in records:
-        own = _Correct.of(predictions[predictions["client"] == record["client"]])
-        rows.append(dict(record) | _accuracies(own, pooled, target, "prior" if server_prior else "plain", by_class))
+        own = predictions[predictions["client"] == record["client"]]
+        row = dict(record)
+        for kind, column in remotes.items():
+            val, test = (Outcomes.of(_of_split(own, split), column) for split in ("val", "test"))
+            row["local_acc"], row["threshold_pooled"] = test.local.mean(), len(val) < FEWEST_TO_CALIBRATE
+            at = pooled[kind] if row["threshold_pooled"] else val.thresholds(target, by_class=by_class)
+            curve = test.curve()
+            fixed = {f"overall_at_{percent}": float(curve.overall_at(percent / 100)) for percent in FIXED_COVERAGES}
+            of_kind = test.measures(at) | fixed
+            row |= {f"{name}_{kind}": value for name, value in of_kind.items()}
+            if kind == ("prior" if server_prior else "plain"):
+                row |= {name: value for name, value in of_kind.items() if name != "remote_acc"}
+        row["remote_acc"] = row["remote_acc_plain"]
+        for percent in FIXED_COVERAGES:
+            row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-class _Correct:
-    """Scores, and which answers are right, of the validation and of the test rows."""
-
-    def __init__(self, splits: Mapping[str, pd.DataFrame]) -> None:
-        def right(column: str) -> dict[str, np.ndarray]:
-            return {name: (rows[column] == rows["label"]).to_numpy() for name, rows in splits.items()}
-
-        self.label = {name: rows["local_label"].to_numpy() for name, rows in splits.items()}
-        self.score = {name: rows["score"].to_numpy() for name, rows in splits.items()}
-        self.local = right("local_label")
-        self.remote = {"plain": right("remote_label"), "prior": right("remote_prior_label")}
-
-    @classmethod
-    def of(cls, predictions: pd.DataFrame) -> "_Correct":
-        return cls({split: predictions[predictions["split"] == split] for split in ("val", "test")})
-
-
-def _accuracies(
-    own: _Correct, pooled: Mapping[str, float], target: Target, chosen: str, by_class: bool
-) -> dict[str, Any]:
-    score, local = own.score["test"], own.local["test"]
-    is_pooled = len(own.score["val"]) < FEWEST_TO_CALIBRATE
-    row: dict[str, Any] = {"local_acc": local.mean(), "threshold_pooled": is_pooled}
-    for kind, answers in own.remote.items():
-        remote = answers["test"]
-        threshold = pooled[kind] if is_pooled else calibrate(own.score["val"], own.local["val"], answers["val"], target)
-        own_thresholds: dict[int, float] = {}
-        if by_class and not is_pooled:
-            val = own.label["val"], own.score["val"], own.local["val"], answers["val"]
-            own_thresholds = calibrate_by_class(*val, target)
-        answered = route(score, [own_thresholds.get(label, threshold) for label in own.label["test"].tolist()])
-        overall = np.where(answered, local, remote).mean()
-        of_kind = {
-            "remote_acc": remote.mean(),
-            "threshold": threshold,
-            "coverage": answered.mean(),
-            "local_acc_answered": _mean(local[answered]),
-            "remote_acc_sent": _mean(remote[~answered]),
-            "overall_acc": overall,
-            "gain": overall - remote.mean(),
-        }
-        curve = coverage_curve(score, local, remote)
-        for percent in FIXED_COVERAGES:
-            of_kind[f"overall_at_{percent}"] = float(curve.overall_at(percent / 100))
-        row |= {f"{name}_{kind}": value for name, value in of_kind.items()}
-    for name in ("threshold", "coverage", "local_acc_answered", "remote_acc_sent", "overall_acc", "gain"):
-        row[name] = row[f"{name}_{chosen}"]
-    row["remote_acc"] = row["remote_acc_plain"]
-    for percent in FIXED_COVERAGES:
-        row[f"overall_at_{percent}"] = row[f"overall_at_{percent}_{chosen}"]
-        row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
-    return row
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
+def _of_split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    return predictions[predictions["split"] == split]

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fed_rebel import tensor_file
 from fed_rebel.exits import coverage_curve
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.settings import Settings
-from fed_rebel.training.batches import evaluation_batches
-from fed_rebel.training.predict import predict
+from fed_rebel.training.predict import accuracy_on_test, predict
 from fed_rebel.training.pretrained import hold_out_of, warm_start
 from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.warm_start import WarmStart, build_model, fit_early
@@ -34,7 +32,8 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
     precision, which keeps a shipped file small.
     """
     setup, start = make_ready(settings, display)
-    print(f"base model: {100 * _base_accuracy(setup):.2f} % of {len(setup.dataset.test)} test images")
+    accuracy = accuracy_on_test(setup.base, setup.dataset, setup.compute)
+    print(f"base model: {100 * accuracy:.2f} % of {len(setup.dataset.test)} test images")
     made = setup.base.state_dict()
     if settings.warm_start.weights != "none":
         model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
@@ -48,21 +47,13 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
         print(f"warm start, remote: {100 * remote.mean():.2f} %")
         curve = coverage_curve(said["score"], local, remote)
         for percent in (5, 10, 20, 50, 100):
-            accuracy = curve.local_answered_at(percent / 100)
-            print(f"warm start, local at {percent} % coverage: {100 * accuracy:.2f} %")
+            answered = curve.local_answered_at(percent / 100)
+            print(f"warm start, local at {percent} % coverage: {100 * answered:.2f} %")
         made = start.to_tensors()
     if out is not None:
         halves = {name: _half(tensor) for name, tensor in made.items()}
         tensor_file.write(out, halves, hold_out_of(setup.dataset))
         print(f"written to {out}")
-
-
-def _base_accuracy(setup: Setup) -> float:
-    test, right = setup.dataset.test, 0
-    with torch.inference_mode(), setup.compute.autocast():
-        for images, labels in evaluation_batches(setup.dataset, test, np.arange(len(test))):
-            right += int((setup.base(images.to(setup.compute.device)).argmax(1).cpu() == labels).sum())
-    return right / len(test)
 
 
 def _half(tensor: Tensor) -> Tensor:

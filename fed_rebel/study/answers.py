@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Split
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
 from fed_rebel.study.variants import Variant
-from fed_rebel.training.batches import evaluation_batches
-from fed_rebel.training.predict import predict
+from fed_rebel.training.predict import labels_of, predict
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup
 from fed_rebel.training.warm_start import EpochDone, build_model, fit_early
@@ -43,11 +41,8 @@ def base_answers(setup: Setup, folder: Path) -> pd.DataFrame:
     def ask() -> pd.DataFrame:
         parts = []
         for name, (split, indices) in evaluated(setup).items():
-            said = []
-            with torch.inference_mode(), setup.compute.autocast():
-                for images, _ in evaluation_batches(setup.dataset, split, indices):
-                    said.append(setup.base(images.to(setup.compute.device)).argmax(1).cpu().numpy())
-            row = {"image": indices, "label": split.labels[indices], "remote_label": np.concatenate(said)}
+            said = labels_of(setup.base, setup.dataset, split, indices, setup.compute)
+            row = {"image": indices, "label": split.labels[indices], "remote_label": said}
             parts.append(pd.DataFrame(row).assign(split=name))
         return pd.concat(parts, ignore_index=True)
 

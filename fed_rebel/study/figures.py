@@ -12,15 +12,13 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from fed_rebel import tensor_file
-from fed_rebel.cost import Link, delay
-from fed_rebel.exits import Curve
-from fed_rebel.study.tables import curve_of
+from fed_rebel.cost import Batch, Link, delay
+from fed_rebel.exits import Curve, Outcomes
 
 GRID = np.linspace(0, 1, 101)
 """Thresholds or coverages at which curves are drawn."""
 BANDWIDTHS = (1, 2, 5, 10)
 """Mbit/s."""
-BATCH = 64
 COLOURS = {"gmc": "#0072B2", "gmc-diag": "#56B4E9", "linear": "#009E73", "kmeans": "#E69F00", "knn": "#CC79A7"}
 
 
@@ -40,7 +38,7 @@ def figure_7a(answers: pd.DataFrame, folder: Path) -> None:
     curves = {}
     for regularised in (False, True):
         for variant, runs in _variants(answers, regularised=regularised).items():
-            curves[variant] = np.mean([curve_of(own).local_answered_at(GRID[1:]) for own in runs], axis=0)
+            curves[variant] = np.mean([Outcomes.of(own).curve().local_answered_at(GRID[1:]) for own in runs], axis=0)
     _draw(folder, "fig7a", pd.DataFrame(curves, index=pd.Index(GRID[1:], name="answered locally")), "local accuracy")
 
 
@@ -50,7 +48,7 @@ def figure_7b(answers: pd.DataFrame, folder: Path) -> None:
     runs = regularised.get("gmc+reg") or regularised.get("gmc-diag+reg") or []
     if not runs:
         return
-    curves = [curve_of(own) for own in runs]
+    curves = [Outcomes.of(own).curve() for own in runs]
     grid = GRID[1:-1]
     table = pd.DataFrame(
         {
@@ -76,30 +74,26 @@ def reliability_diagram(table: pd.DataFrame, folder: Path) -> None:
     _save(folder, "reliability", figure, table)
 
 
-def figure_10a(device: float, server: float, round_trip: float, code: int, folder: Path) -> None:
-    """Delay of a batch of 64 against coverage, a curve a bandwidth; `device` and `server` in seconds a batch."""
+def figure_10a(batch: Batch, round_trip: float, folder: Path) -> None:
+    """Delay of a batch against coverage, a curve a bandwidth; `round_trip` in seconds."""
     table = pd.DataFrame(
         {
             f"{bandwidth} Mbit/s": [
-                delay(BATCH, coverage, code, Link(bandwidth * 1e6, round_trip), device, server).total
-                for coverage in GRID
+                delay(batch, coverage, Link(bandwidth * 1e6, round_trip)).total for coverage in GRID
             ]
             for bandwidth in BANDWIDTHS
         },
         index=pd.Index(GRID, name="answered locally"),
     )
-    _draw(folder, "fig10a", table, "delay of a batch of 64 [s]", percent=False)
+    _draw(folder, "fig10a", table, f"delay of a batch of {batch.queries} [s]", percent=False)
 
 
-def figure_10b(approaches: Mapping[str, tuple[float, int, float, float]], round_trip: float, folder: Path) -> None:
-    """Device, network and server delay of a batch of 64, stacked, by approach and bandwidth.
-
-    `approaches` are coverage, bytes a query, and the device's and the server's seconds a batch.
-    """
+def figure_10b(approaches: Mapping[str, tuple[float, Batch]], round_trip: float, folder: Path) -> None:
+    """Device, network and server delay of a batch, stacked, by approach (its coverage and batch) and bandwidth."""
     rows = []
     for bandwidth in BANDWIDTHS:
-        for approach, (coverage, size, device, server) in approaches.items():
-            parts = delay(BATCH, coverage, size, Link(bandwidth * 1e6, round_trip), device, server)
+        for approach, (coverage, batch) in approaches.items():
+            parts = delay(batch, coverage, Link(bandwidth * 1e6, round_trip))
             rows.append((f"{bandwidth} Mbit/s", approach, parts.device, parts.network, parts.server))
     table = pd.DataFrame(rows, columns=["bandwidth", "approach", "device", "network", "server"])
     figure, axes = _figure()
@@ -110,7 +104,7 @@ def figure_10b(approaches: Mapping[str, tuple[float, int, float, float]], round_
     axes.set_xticks(
         range(len(table)), table["approach"] + ", " + table["bandwidth"], rotation=60, ha="right", fontsize=7
     )
-    axes.set_ylabel("delay of a batch of 64 [s]")
+    axes.set_ylabel("delay of a batch [s]")
     axes.legend(frameon=False)
     _save(folder, "fig10b", figure, table)
 

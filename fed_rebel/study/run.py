@@ -10,14 +10,15 @@ import pandas as pd
 import torch
 
 from fed_rebel import tensor_file
-from fed_rebel.cost import costs
+from fed_rebel.cost import BATCH, Batch, costs
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.study import figures, kumar, tables
 from fed_rebel.study.answers import answers_of, base_answers, pooled
+from fed_rebel.study.claims import claims
 from fed_rebel.study.variants import CLASSIFIERS, Variant, variants
-from fed_rebel.training.setup import Setup, prepare
+from fed_rebel.training.setup import Setup, prepare, target_of
 from fed_rebel.training.warm_start import build_model
 
 PARTS = ("fig6", "fig7", "table1", "table2", "fig10")
@@ -33,13 +34,12 @@ def study(
     only: Sequence[str] = PARTS,
     classifiers: Sequence[str],
     seeds: int,
-    round_trip: float,
     server_speedup: float,
 ) -> dict[str, pd.DataFrame]:
     """Write the figures and tables of `only` into `out`, and give the tables back by name.
 
-    `seeds` runs of each classifier from `settings.seed` on; `round_trip` in seconds; the server's measured times are
-    divided by `server_speedup`. Raises `ValueError` for settings that are not allowed, and for a directory that holds
+    `seeds` runs of each classifier from `settings.seed` on; the server's measured times are divided by
+    `server_speedup`. Raises `ValueError` for settings that are not allowed, and for a directory that holds
     a study of other settings.
     """
     _check("--only", only, PARTS)
@@ -51,7 +51,8 @@ def study(
     if {"fig6", "fig7", "table2"} & set(only):
         answers = _answers(settings, setup, out / "answers", display, classifiers, seeds)
         made["classifiers"] = tables.classifiers(answers)
-        made["thresholds"] = tables.thresholds(answers)
+        made["comparison"] = tables.comparison(made["classifiers"])
+        made["thresholds"] = tables.thresholds(answers, dict.fromkeys([*tables.TARGETS, target_of(settings)]))
         figures.reliability_diagram(tables.reliability(answers), out)
         if "fig6" in only:
             figures.figure_6(answers, out)
@@ -68,7 +69,7 @@ def study(
             stored=len(pooled(setup)),
         )
         if "table1" in only:
-            made["table1"] = tables.table_1(of_parts)
+            made["table1"] = tables.table_1(of_parts, settings.base.backbone)
         if "table2" in only:
             made["table2"] = tables.table_2(
                 answers,
@@ -77,8 +78,10 @@ def study(
                 kumar.device_flops(setup.base, len(setup.dataset.classes), early.components),
                 {cost.part: cost.flops for cost in of_parts},
             )
+    if "comparison" in made:
+        made["claims"] = claims(answers, made.get("table2"))
     if "fig10" in only:
-        _figure_10(settings, setup, out, round_trip, server_speedup)
+        _figure_10(settings, setup, out, server_speedup)
     for name, table in made.items():
         tensor_file.replace(out / f"{name}.csv", table.to_csv(index=False).encode())
     return made
@@ -111,25 +114,30 @@ def _answers(
     return pd.concat(of_variants, ignore_index=True)
 
 
-def _figure_10(settings: Settings, setup: Setup, out: Path, round_trip: float, server_speedup: float) -> None:
-    """With the times of this machine; weights do not matter for them, so nothing is trained."""
+def _figure_10(settings: Settings, setup: Setup, out: Path, server_speedup: float) -> None:
+    """With the times of this machine, or those given; weights do not matter for them, so nothing is trained."""
+    exits = settings.exits
     mixture = Variant("gmc-diag", regularised=True, seed=settings.seed).settings(settings)
     model = setup.compute.place(build_model(mixture, setup.base, len(setup.dataset.classes), settings.seed)).eval()
-    images = torch.zeros(figures.BATCH, 3, 32, 32, device=setup.compute.device)
+    images = torch.zeros(BATCH, 3, 32, 32, device=setup.compute.device)
     with torch.inference_mode(), setup.compute.autocast():
         code = model.head1(images).mu
     head1 = _seconds(lambda: model.head1(images), setup)
     early = _seconds(lambda: model.early.class_scores(code.flatten(1)), setup)
     server = _seconds(lambda: model.remote_logits(code), setup) / server_speedup
     whole = _seconds(lambda: setup.base(images), setup) / server_speedup
-    figures.figure_10a(head1 + early, server, round_trip, CODE_SIZE, out)
+    # A time that is given sets the scale; HND and whole images keep to the measured proportions.
+    on_device = exits.device_time / (head1 + early) if exits.device_time else 1.0
+    on_server = exits.server_time / server if exits.server_time else 1.0
+    rebel = Batch(BATCH, CODE_SIZE, on_device * (head1 + early), on_server * server)
     approaches = {
-        "remote only": (0.0, IMAGE_SIZE, 0.0, whole),
-        "HND": (0.0, CODE_SIZE, head1, server),
-        "ReBEL, 23 %": (0.23, CODE_SIZE, head1 + early, server),
-        "ReBEL, 49 %": (0.49, CODE_SIZE, head1 + early, server),
+        "remote only": (0.0, Batch(BATCH, IMAGE_SIZE, 0.0, on_server * whole)),
+        "HND": (0.0, Batch(BATCH, CODE_SIZE, on_device * head1, on_server * server)),
+        "ReBEL, 23 %": (0.23, rebel),
+        "ReBEL, 49 %": (0.49, rebel),
     }
-    figures.figure_10b(approaches, round_trip, out)
+    figures.figure_10a(rebel, exits.round_trip, out)
+    figures.figure_10b(approaches, exits.round_trip, out)
 
 
 def _seconds(work: Callable[[], object], setup: Setup, times: int = 15) -> float:

@@ -1,6 +1,7 @@
 """Tables I and II, and the comparison of the classifiers, each from the study's table of answers."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fed_rebel.cost import PartCost
-from fed_rebel.exits import Curve, Target, calibrate, coverage_curve, route
+from fed_rebel.exits import Curve, Outcomes, Target, Thresholds
 
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.5)
-TARGETS = ("best", "coverage:0.1", "coverage:0.2", "coverage:0.46", "accuracy:0.8")
-"""As `exits.target` takes them."""
+TARGETS = tuple(map(Target.parse, ("best", "coverage:0.1", "coverage:0.2", "coverage:0.46", "accuracy:0.8")))
 HELD_AT = 0.8886
 """Of the remote model's accuracy: where Table II holds the overall accuracy."""
 
@@ -32,18 +32,18 @@ _PAPER = {
 """The paper's Table I: operations as read by PAPI, parameters, MiB (67.7 for ResNet-50 is a misprint of 97.7)."""
 
 
-def curve_of(answers: pd.DataFrame) -> Curve:
-    """The coverage curve of one variant's answers."""
-    return coverage_curve(
-        answers["score"], answers["local_label"] == answers["label"], answers["remote_label"] == answers["label"]
-    )
-
-
-def table_1(costs: list[PartCost]) -> pd.DataFrame:
-    """Operations, parameters and memory a part, the paper's for ResNet-50 beside ours."""
+def table_1(costs: list[PartCost], backbone: str) -> pd.DataFrame:
+    """Operations, parameters and memory a part, the paper's for ResNet-50 beside ours, and why they differ."""
     rows = []
     for cost in costs:
         flops, parameters, memory = _PAPER[cost.part]
+        reasons = ["PAPI counts vector instructions"]
+        if cost.part in ("base model", "Head2 + Tail") and backbone != "resnet50":
+            reasons = [f"{backbone}, not ResNet-50"]
+        elif cost.part == "base model":
+            reasons += ["the paper's has 1,000 classes", "its 67.7 MB are a misprint"]
+        elif cost.part in ("kmeans", "knn"):
+            reasons = ["FAISS takes difference, square and sum"]
         rows.append(
             {
                 "part": cost.part,
@@ -53,6 +53,7 @@ def table_1(costs: list[PartCost]) -> pd.DataFrame:
                 "parameters (paper)": parameters,
                 "MiB": cost.memory / _MIB,
                 "MiB (paper)": memory,
+                "why": "; ".join(reasons),
             }
         )
     return pd.DataFrame(rows)
@@ -63,39 +64,51 @@ def classifiers(answers: pd.DataFrame) -> pd.DataFrame:
     overall accuracy against coverage, and the calibration error: a row a variant and seed, on test images."""
     rows = []
     for (variant, seed), own in answers[answers["split"] == "test"].groupby(["variant", "seed"], sort=False):
-        curve, right = curve_of(own), (own["local_label"] == own["label"]).to_numpy()
-        row = {"variant": variant, "seed": seed}
-        row |= {f"local_at_{round(100 * coverage)}": float(curve.local_answered_at(coverage)) for coverage in COVERAGES}
-        row |= {"local": right.mean(), "remote": float(curve.overall[0])}
-        row |= {"area_local": curve.local_answered_at(_GRID).mean(), "area_overall": curve.overall_at(_GRID).mean()}
-        rows.append(row | {"calibration_error": calibration_error(own["confidence"].to_numpy(), right)})
+        test = Outcomes.of(own)
+        row = {"variant": variant, "seed": seed, "remote": test.remote.mean()}
+        if variant != "hnd":  # which labels nothing itself
+            curve = test.curve()
+            row |= {f"local_at_{round(100 * c)}": float(curve.local_answered_at(c)) for c in COVERAGES}
+            row |= {"local": test.local.mean(), "area_local": curve.local_answered_at(_GRID).mean()}
+            row |= {"area_overall": curve.overall_at(_GRID).mean()}
+            row |= {"calibration_error": calibration_error(own["confidence"].to_numpy(), test.local)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def thresholds(answers: pd.DataFrame) -> pd.DataFrame:
-    """Thresholds found on validation images for each of `TARGETS`, and what they give there and on test images.
+def comparison(classifiers: pd.DataFrame) -> pd.DataFrame:
+    """The table of classifiers in per cent: mean over seeds, and after +- their standard deviation, a row a variant."""
+    numbers = 100 * classifiers.drop(columns="seed").set_index("variant")
+    grouped = numbers.groupby("variant", sort=False)
+    mean, spread, seeds = grouped.mean(), grouped.std(), grouped.size()
+    shown = {
+        column: [
+            "" if np.isnan(m) else f"{m:.1f}" if np.isnan(s) else f"{m:.1f} +- {s:.1f}"
+            for m, s in zip(mean[column], spread[column], strict=True)
+        ]
+        for column in mean
+    }
+    return pd.DataFrame({"variant": mean.index, "seeds": seeds.to_numpy()} | shown)
 
-    The difference between the two is the slip of the calibration. `overall_low` and `overall_high` are the 95 %
+
+def thresholds(answers: pd.DataFrame, targets: Iterable[Target]) -> pd.DataFrame:
+    """Thresholds found on validation images for each target, and what they give there and on test images.
+
+    The difference between the two is the slip of the calibration. Each target once with one threshold and once with
+    `by_class`: a threshold for each label that enough images bear. `overall_low` and `overall_high` are the 95 %
     bootstrap interval of the overall accuracy on test images.
     """
     rows = []
     for (variant, seed), own in answers[answers["variant"] != "hnd"].groupby(["variant", "seed"], sort=False):
-        by_split = {split: own[own["split"] == split] for split in ("val", "test")}
-        score = {split: of["score"].to_numpy() for split, of in by_split.items()}
-        local, remote = (
-            {split: (of[name] == of["label"]).to_numpy() for split, of in by_split.items()}
-            for name in ("local_label", "remote_label")
-        )
-        for target in TARGETS:
-            threshold = calibrate(score["val"], local["val"], remote["val"], Target.parse(target))
-            row = {"variant": variant, "seed": seed, "target": target, "threshold": threshold}
-            for split in by_split:
-                answered = route(score[split], threshold)
-                overall = np.where(answered, local[split], remote[split])
-                row[f"coverage_{split}"] = answered.mean()
-                row[f"local_answered_{split}"] = local[split][answered].mean() if answered.any() else np.nan
-                row[f"overall_{split}"] = overall.mean()
-            row["overall_low"], row["overall_high"] = _interval(overall)  # of the test images, which came last
+        val, test = (Outcomes.of(own[own["split"] == split]) for split in ("val", "test"))
+        for target, by_class in itertools.product(targets, (False, True)):
+            at = val.thresholds(target, by_class=by_class)
+            row = {"variant": variant, "seed": seed, "target": str(target), "by_class": by_class}
+            row |= {"threshold": at.common}
+            on = {"val": val.measures(at), "test": test.measures(at)}
+            for name in ("coverage", "local_acc_answered", "overall_acc"):
+                row |= {f"{name.replace('_acc', '')}_{split}": measured[name] for split, measured in on.items()}
+            row["overall_low"], row["overall_high"] = _interval(test.right(at))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -132,18 +145,17 @@ def table_2(
     rows = []
     for variant in ("gmc-diag+reg", "gmc+reg"):
         for seed, own in answers[answers["variant"] == variant].groupby("seed"):
-            val, test = (own[own["split"] == split] for split in ("val", "test"))
-            threshold = _held(curve_of(val))
-            answered = (test["score"].astype(np.float64) >= threshold).to_numpy()
-            local, remote = ((test[name] == test["label"]).to_numpy() for name in ("local_label", "remote_label"))
+            val, test = (Outcomes.of(own[own["split"] == split]) for split in ("val", "test"))
+            at = Thresholds(_held(val.curve()))
             rows.append(
                 {
                     "system": f"ReBEL, {variant.removesuffix('+reg')}",
                     "seed": seed,
                     "layers": np.nan,
                     "MFLOP": (costs["Head1"] + costs[variant.removesuffix("+reg")]) / 1e6,
-                    "served": answered.mean(),
-                    "overall / remote": np.where(answered, local, remote).mean() / remote.mean(),
+                    "served": test.answered(at).mean(),
+                    "overall / remote (val)": val.right(at).mean() / val.remote.mean(),
+                    "overall / remote": test.right(at).mean() / test.remote.mean(),
                 }
             )
     return pd.DataFrame(rows + _kumar_rows(base, layers, layer_flops))
@@ -165,6 +177,7 @@ def _kumar_rows(base: pd.DataFrame, layers: pd.DataFrame, layer_flops: NDArray[n
                 "layers": depth,
                 "MFLOP": layer_flops[np.minimum(exit_layer, depth - 1)].mean() / 1e6,
                 "served": (exit_layer < depth).mean(),
+                "overall / remote (val)": val.overall(depth, threshold) / val.remote.mean(),
                 "overall / remote": test.overall(depth, threshold) / test.remote.mean(),
             }
         )

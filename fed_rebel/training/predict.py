@@ -1,5 +1,7 @@
 """What a model says of images: a row each, from which every accuracy and curve follows."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -50,3 +52,18 @@ def predict(
         {"image": indices, "label": split.labels[indices].astype(np.int16)}
         | {name: torch.cat(values).numpy() for name, values in columns.items()}
     )
+
+
+def labels_of(
+    network: Callable[[Tensor], Tensor], dataset: Dataset, split: Split, indices: np.ndarray, compute: Compute
+) -> np.ndarray:
+    """int64 [N]: the class to which a network, images [B, 3, 32, 32] to logits [B, C], gives the most."""
+    with torch.inference_mode(), compute.autocast():
+        batches = evaluation_batches(dataset, split, indices)
+        return torch.cat([network(images.to(compute.device)).argmax(1).cpu() for images, _ in batches]).numpy()
+
+
+def accuracy_on_test(network: Callable[[Tensor], Tensor], dataset: Dataset, compute: Compute) -> float:
+    """The share of the data set's test images that a network, images to logits, labels rightly."""
+    said = labels_of(network, dataset, dataset.test, np.arange(len(dataset.test)), compute)
+    return float((said == dataset.test.labels).mean())

@@ -13,6 +13,7 @@ import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Dataset, data_directory
+from fed_rebel.early import FITTED
 from fed_rebel.model.rebel import PRIVATE, SHARED
 from fed_rebel.model.resnet import BaseModel, build_base_model
 from fed_rebel.settings import Settings, SettingsError
@@ -21,9 +22,6 @@ from fed_rebel.training.compute import Compute
 from fed_rebel.training.warm_start import EpochDone as WarmEpochDone
 from fed_rebel.training.warm_start import WarmStart, build_model, fresh_start, train_warm_start
 from partitions import hold_out
-
-FITTED = ("kmeans", "knn")
-"""Early classifiers that are fitted to the codes of a trained Head1."""
 
 
 def models_directory(settings: Settings) -> Path:

@@ -1,13 +1,15 @@
 """What every process of a run makes from the settings alone: data, who holds them, and the base model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fed_rebel import tensor_file
+from fed_rebel.cost import BATCH, Batch, Link, least_coverage
 from fed_rebel.datasets import Dataset, load
 from fed_rebel.exits import Target
+from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.model.resnet import BaseModel
-from fed_rebel.settings import Settings
+from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone
 from fed_rebel.training.compute import Compute, choose_compute
 from fed_rebel.training.pretrained import base_model
@@ -35,6 +37,22 @@ class Setup:
         }
 
 
+def target_of(settings: Settings) -> Target:
+    """What thresholds are calibrated for. Raises `ValueError` for a target that is none, or that cannot be met."""
+    exits = settings.exits
+    if settings.early.kind == "none":
+        return Target("never")
+    target = Target.parse(exits.target)
+    if target.kind == "delay" and target.value is not None:
+        batch = Batch(BATCH, CODE_SIZE, exits.device_time, exits.server_time)
+        try:
+            least = least_coverage(batch, target.value, Link(exits.bandwidth * 1e6, exits.round_trip))
+        except ValueError as error:
+            raise SettingsError(f"exits.target = '{target}': {error}") from None
+        return replace(target, least=least)
+    return target
+
+
 def prepare(settings: Settings, base_epoch_done: EpochDone | None = None) -> Setup:
     """The data set, its partition and the base model. Raises `ValueError` for bad settings or data.
 
@@ -49,7 +67,7 @@ _ready: dict[Settings, Setup] = {}
 
 
 def _prepare(settings: Settings, base_epoch_done: EpochDone) -> Setup:
-    Target.parse(settings.exits.target)
+    target_of(settings)
     dataset = load(settings.data.name, settings.data.dir or None)
     if not settings.data.flip:
         dataset = dataset.without_flip()

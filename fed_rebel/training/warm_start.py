@@ -138,17 +138,6 @@ def _codes(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute
         )
 
 
-def remote_accuracy(model: Rebel, dataset: Dataset, compute: Compute) -> float:
-    """The share of the data set's test images that Head2 and Tail label rightly, through the model's Head1 and code."""
-    everything, right = np.arange(len(dataset.test)), 0
-    model.eval()
-    with torch.inference_mode(), compute.autocast():
-        for images, labels in evaluation_batches(dataset, dataset.test, everything):
-            logits = model.remote_logits(model.code(model.head1(images.to(compute.device)).mu))
-            right += int((logits.argmax(1).cpu() == labels).sum())
-    return right / len(everything)
-
-
 class _Purpose:
     DISTILL, FINETUNE = 103, 104
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from fed_rebel.early import answer, build
 from fed_rebel.early.gmc_diagonal import GMCDiagonal
 from fed_rebel.early.gmc_full import GaussianEnergy, GMCFull, whiten
-from fed_rebel.early.gmc_precision import GMCPrecision
+from fed_rebel.early.gmc_precision import GMCPrecision, PrecisionEnergy
 from fed_rebel.early.mixture import GaussianMixture
+from fed_rebel.early.triangular import diagonal_places, pack, unpack
 
 KINDS = [("gmc", "covariance"), ("gmc", "precision"), ("gmc-diag", "covariance")]
 CLASSES, COMPONENTS, CODE = 3, 2, 10
@@ -57,13 +58,25 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
 
 
+def unpacked(packed: np.ndarray, d: int) -> np.ndarray:
+    """A lower triangle from its rectangular full packed form, number by number."""
+    half, even = (d + 1) // 2, 1 - d % 2
+    lower = np.zeros((d, d))
+    for place, value in enumerate(packed):
+        row, column = divmod(place, half)
+        if column <= row - even:
+            lower[row - even, column] = value
+        else:
+            lower[half + column - 1 + even, half + row] = value
+    return lower
+
+
 def covariance(gmc: GaussianMixture, c: int, k: int) -> np.ndarray:
     """Sigma_ck as the design defines it."""
     scale, d = array(gmc.scale[c, k]), gmc.dimensions
     if isinstance(gmc, GMCDiagonal):
         return np.diag(scale**2 + 1)
-    lower = np.zeros((d, d))
-    lower[np.tril_indices(d)] = scale
+    lower = unpacked(scale, d)
     if isinstance(gmc, GMCFull):
         return lower.T @ lower + np.eye(d)
     assert isinstance(gmc, GMCPrecision)
@@ -200,7 +213,8 @@ def test_scores_order_answers_whose_confidence_saturates(kind, parameterisation)
 
 
 @pytest.mark.parametrize("spread_shape", [None, (3,), (3, 3)])
-def test_the_written_out_gradient_passes_gradcheck(spread_shape):
+@pytest.mark.parametrize("parameterisation", ["covariance", "precision"])
+def test_the_written_out_gradient_passes_gradcheck(spread_shape, parameterisation):
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -213,10 +227,22 @@ def test_the_written_out_gradient_passes_gradcheck(spread_shape):
         spread = factor
         if factor is not None:
             spread = factor.square() + 0.1 if factor.ndim == 2 else factor @ factor.mT
+        if parameterisation == "precision":
+            return PrecisionEnergy.apply(y, spread, means, scale, diagonal_places(3), groups)
         return GaussianEnergy.apply(y, spread, means, scale, *whiten(scale, 3), groups)
 
     factor = None if spread_shape is None else random(5, *spread_shape)
     assert torch.autograd.gradcheck(energy, (y, factor, means, scale))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 7, 8])
+def test_packing_keeps_every_number_of_a_triangle(dimensions):
+    dense = torch.randn(2, dimensions, dimensions, generator=torch.Generator().manual_seed(0))
+    packed = pack(dense)
+    assert packed.shape == (2, dimensions * (dimensions + 1) // 2)
+    torch.testing.assert_close(unpack(packed, dimensions), dense.tril(), rtol=0, atol=0)
+    np.testing.assert_array_equal(unpacked(array(packed[1]), dimensions), np.tril(array(dense[1])))
+    torch.testing.assert_close(packed[:, diagonal_places(dimensions)], dense.diagonal(dim1=1, dim2=2))
 
 
 @pytest.mark.parametrize("posterior", ["diagonal", "full"])
@@ -229,9 +255,7 @@ def test_the_full_mixtures_gradients_are_those_of_a_naive_implementation(posteri
     gradients = torch.autograd.grad(loss, inputs)
 
     d, r = gmc.dimensions, gmc.projection.matrix
-    rows, columns = torch.tril_indices(d, d)
-    lower = torch.zeros(CLASSES, COMPONENTS, d, d, dtype=torch.float64)
-    lower[..., rows, columns] = gmc.scale
+    lower = unpack(gmc.scale.flatten(0, 1), d).view(CLASSES, COMPONENTS, d, d)
     sigma = lower.mT @ lower + torch.eye(d)
     density = torch.distributions.MultivariateNormal(gmc.means, sigma).log_prob((z @ r.T)[:, None, None])
     log_pi = gmc.log_weights.flatten().log_softmax(0).view(CLASSES, COMPONENTS)

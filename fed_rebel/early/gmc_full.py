@@ -13,6 +13,7 @@ from fed_rebel.early.triangular import (
     TriangularMixture,
     diagonal_places,
     pack,
+    substantial,
     unpack,
     whitened_energy,
 )
@@ -74,11 +75,11 @@ class GaussianEnergy(torch.autograd.Function):
         d_y, d_means = torch.zeros_like(y), torch.zeros_like(means)
         d_spread = None if spread is None else torch.zeros_like(spread)
         d_scale = torch.zeros_like(scale) if need_scale else None
-        per_group = torch.split(grad.T, [len(rows) for rows in ctx.groups.values()], dim=1)
+        per_group = torch.split(substantial(grad).T, [len(rows) for rows in ctx.groups.values()], dim=1)
 
         with torch.autocast(y.device.type, enabled=False):
             for (c, rows), g in zip(ctx.groups.items(), per_group, strict=True):
-                k = g.any(1).nonzero()[:, 0]  # of Eq. 3 only each row's nearest Gaussian gets a gradient
+                k = g.any(1).nonzero()[:, 0]  # many Gaussians are far from each row
                 g, w = g[k], whitening[c, k]  # [K, n], [K, d, d]
                 inverse = w.mT @ w
                 a = (y[rows] - means[c, k][:, None]) @ w.mT @ w  # [K, n, d]

@@ -12,26 +12,63 @@ Groups = dict[int, Tensor]
 """For each class whose Gaussians are wanted, the rows of the batch to put to them, int64 [n]."""
 
 
+def blocks(packed: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
+    """A lower triangle's left half of columns, and, transposed, the small triangle that is left of it.
+
+    [K, d (d + 1) / 2] to [K, d, h] and [K, d - h, d - h] with h = ceil(d / 2), zero where the triangle is. The
+    packing is the rectangular full packed form (Gustavson et al. 2010): the one fills the lower part of a rectangle
+    [d + 1, h] (d odd: [d, h]), the other its upper part, so that blocks are moved, not single numbers.
+    """
+    half, rest, even = _halves(dimensions)
+    rectangle = packed.view(len(packed), dimensions + even, half)
+    return rectangle[:, even:].tril(), rectangle[:, :rest, 1 - even :].triu()
+
+
+def pack_blocks(left: Tensor, right: Tensor) -> Tensor:
+    """What `blocks` took apart; what is outside the triangles is left out."""
+    dimensions = left.shape[1]
+    half, rest, even = _halves(dimensions)
+    rectangle = left.new_empty(len(left), dimensions + even, half)
+    rectangle[:, even:] = left
+    upper = torch.ones(rest, rest, dtype=torch.bool, device=left.device).triu()
+    rectangle[:, :rest, 1 - even :] = torch.where(upper, right, rectangle[:, :rest, 1 - even :])
+    return rectangle.flatten(1)
+
+
 def unpack(packed: Tensor, dimensions: int) -> Tensor:
-    """Lower triangles from their rows end to end: [K, d (d + 1) / 2] to [K, d, d]."""
-    dense = packed.new_zeros(len(packed), dimensions**2)
-    return dense.index_copy(1, _places(dimensions, packed.device), packed).view(-1, dimensions, dimensions)
+    """Lower triangles [K, d, d] from their packed form."""
+    left, right = blocks(packed, dimensions)
+    dense = packed.new_zeros(len(packed), dimensions, dimensions)
+    dense[:, :, : left.shape[2]] = left
+    dense[:, left.shape[2] :, left.shape[2] :] = right.mT
+    return dense
 
 
 def pack(dense: Tensor) -> Tensor:
     """The lower triangles of [K, d, d] as [K, d (d + 1) / 2], what is above them left out."""
-    return dense.flatten(1).index_select(1, _places(dense.shape[2], dense.device))
+    half = _halves(dense.shape[1])[0]
+    return pack_blocks(dense[:, :, :half], dense[:, half:, half:].mT)
 
 
 def diagonal_places(dimensions: int) -> Tensor:
     """Where a packed triangle holds its diagonal, int64 [d]."""
-    rows = torch.arange(dimensions)
-    return rows * (rows + 3) // 2
+    half, rest, even = _halves(dimensions)
+    left, right = torch.arange(half), torch.arange(rest)
+    return torch.cat([(left + even) * half + left, right * half + right + 1 - even])
 
 
-def _places(dimensions: int, device: torch.device) -> Tensor:
-    rows, columns = torch.tril_indices(dimensions, dimensions, device=device).unbind()
-    return rows * dimensions + columns
+def _halves(dimensions: int) -> tuple[int, int, int]:
+    """Columns in the left half, the others, and whether both are as many."""
+    half = (dimensions + 1) // 2
+    return half, dimensions - half, 1 - dimensions % 2
+
+
+def substantial(grad: Tensor) -> Tensor:
+    """Weights of rows and Gaussians without those that change nothing, and that as denormal numbers would be slow.
+
+    The responsibilities of far Gaussians fall like exp(-distance^2); a step of Adam is blind below its 1e-8.
+    """
+    return grad.masked_fill(grad.abs() < 1e-20, 0)
 
 
 def whitened_energy(whitening: Tensor, log_det: Tensor, residual: Tensor, spread: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from fed_rebel import tensor_file
 from fed_rebel.datasets import Split
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
-from fed_rebel.study.variants import Variant
+from fed_rebel.study.variants import CLASSIFIERS, Variant, variants
 from fed_rebel.training.predict import labels_of, predict
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup
@@ -33,6 +33,15 @@ def answers_of(variant: Variant, study: Settings, setup: Setup, folder: Path, ep
         return pd.concat(parts, ignore_index=True).assign(variant=variant.name, seed=variant.seed)
 
     return kept(folder / f"{variant.name}-seed{variant.seed}.parquet", ask)
+
+
+def all_answers(folder: Path) -> pd.DataFrame:
+    """Those of every variant that was asked, in earlier runs of the study too, by variant."""
+    found = {path.stem: path for path in folder.glob("*-seed*.parquet")}
+    seeds = sorted({int(name.rsplit("-seed", 1)[1]) for name in found})
+    names = dict.fromkeys(variant.name for variant in variants(CLASSIFIERS, seeds))
+    paths = [found[f"{name}-seed{seed}"] for name in names for seed in seeds if f"{name}-seed{seed}" in found]
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def base_answers(setup: Setup, folder: Path) -> pd.DataFrame:

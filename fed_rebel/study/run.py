@@ -15,7 +15,7 @@ from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.study import figures, kumar, tables
-from fed_rebel.study.answers import answers_of, base_answers, pooled
+from fed_rebel.study.answers import all_answers, answers_of, base_answers, pooled
 from fed_rebel.study.claims import claims
 from fed_rebel.study.variants import CLASSIFIERS, Variant, variants
 from fed_rebel.training.setup import Setup, prepare, target_of
@@ -38,9 +38,9 @@ def study(
 ) -> dict[str, pd.DataFrame]:
     """Write the figures and tables of `only` into `out`, and give the tables back by name.
 
-    `seeds` runs of each classifier from `settings.seed` on; the server's measured times are divided by
-    `server_speedup`. Raises `ValueError` for settings that are not allowed, and for a directory that holds
-    a study of other settings.
+    `seeds` runs of each classifier from `settings.seed` on, beside those that earlier studies in `out` trained. The
+    server's measured times are divided by `server_speedup`. Raises `ValueError` for settings that are not allowed, and
+    for a directory that holds a study of other settings.
     """
     _check("--only", only, PARTS)
     _check("--classifiers", classifiers, CLASSIFIERS)
@@ -49,7 +49,10 @@ def study(
     _claim(out, settings, setup)
     made: dict[str, pd.DataFrame] = {}
     if {"fig6", "fig7", "table2"} & set(only):
-        answers = _answers(settings, setup, out / "answers", display, classifiers, seeds)
+        for variant in variants(classifiers, range(settings.seed, settings.seed + seeds)):
+            with display.warm_start(f"{variant.name}, seed {variant.seed}", settings.warm_start) as epoch_done:
+                answers_of(variant, settings, setup, out / "answers", epoch_done)
+        answers = all_answers(out / "answers")
         made["classifiers"] = tables.classifiers(answers)
         made["comparison"] = tables.comparison(made["classifiers"])
         made["thresholds"] = tables.thresholds(answers, dict.fromkeys([*tables.TARGETS, target_of(settings)]))
@@ -102,16 +105,6 @@ def _claim(out: Path, settings: Settings, setup: Setup) -> None:
             tensor_file.replace(out / name, text.encode())
         elif (out / name).read_text(encoding="utf-8") != text:
             raise SettingsError(f"--out {out}: holds another study (its {name} differs); name another directory")
-
-
-def _answers(
-    settings: Settings, setup: Setup, folder: Path, display: ProgressDisplay, classifiers: Sequence[str], seeds: int
-) -> pd.DataFrame:
-    of_variants = []
-    for variant in variants(tuple(classifiers), settings.seed, seeds):
-        with display.warm_start(f"{variant.name}, seed {variant.seed}", settings.warm_start) as epoch_done:
-            of_variants.append(answers_of(variant, settings, setup, folder, epoch_done))
-    return pd.concat(of_variants, ignore_index=True)
 
 
 def _figure_10(settings: Settings, setup: Setup, out: Path, server_speedup: float) -> None:

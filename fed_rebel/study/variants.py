@@ -1,5 +1,6 @@
 """What the study trains: a bottleneck for each early classifier, with and without regularisation, and HND."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fed_rebel.settings import Settings
@@ -26,10 +27,14 @@ class Variant:
         return "hnd" if self.kind == HND else self.kind + "+reg" * self.regularised
 
     def settings(self, study: Settings) -> Settings:
-        """The study's settings for this variant: pooled training from scratch, no federation."""
+        """The study's settings for this variant: pooled training from scratch, no federation.
+
+        The linear classifier learns at Head1's rate; the mixtures have their own, at which it is worse.
+        """
         early = study.early.model_copy(update={"kind": self.kind, "parameterisation": self._parameterisation(study)})
         loss = study.loss.model_copy(update={} if self.regularised else {"regularisation": 0.0})
-        warm_start = study.warm_start.model_copy(update={"weights": "pooled"})
+        early_rate = study.warm_start.learning_rate if self.kind == "linear" else study.warm_start.early_rate
+        warm_start = study.warm_start.model_copy(update={"weights": "pooled", "early_rate": early_rate})
         rounds = study.rounds.model_copy(update={"warm_start": 0})
         changes = {"seed": self.seed, "early": early, "loss": loss, "warm_start": warm_start, "rounds": rounds}
         return Settings.model_validate(study.model_copy(update=changes).model_dump())
@@ -38,11 +43,11 @@ class Variant:
         return study.early.parameterisation if self.kind == "gmc" else "covariance"
 
 
-def variants(classifiers: tuple[str, ...], first_seed: int, seeds: int) -> list[Variant]:
+def variants(classifiers: Iterable[str], seeds: Iterable[int]) -> list[Variant]:
     """Every variant of these classifiers and HND, seed by seed."""
     return [
         Variant(kind, regularised, seed)
-        for seed in range(first_seed, first_seed + seeds)
+        for seed in seeds
         for kind in (*classifiers, HND)
         for regularised in ((False, True) if kind in REGULARISED else (False,))
     ]

@@ -273,6 +273,7 @@ def test_as_typed_wrong_data_are_one_line_and_exit_status_2(write_settings, tmp_
         (("--set", "partition.clients"), ("KEY=VALUE",)),
         (("--set", "warm_start.weights=pooled", "--set", "rounds.warm_start=1"), ("rounds.warm_start = 1", "'pooled'")),
         (("--set", "exits.target=most"), ("exits.target", "'most'", "coverage:X")),
+        (("--set", "exits.target=most", "--set", "early.kind=none"), ("exits.target", "'most'", "coverage:X")),
         (("--preset", "demo", "settings.toml"), ("--preset demo", "settings.toml", "one of the two")),
         (("settings.toml",), ("settings.toml", "No such file")),
         (("--set", "data.name=cifar10"), ("data.name", "'cifar10'", "did you mean cifar100?")),

@@ -50,6 +50,8 @@ class Outcomes:
 
     def answered(self, at: Thresholds) -> NDArray[np.bool_]:
         """[N]: the queries that the device answers."""
+        if not at.own:
+            return route(self.score, at.common)
         return route(self.score, [at.own.get(label, at.common) for label in self.label.tolist()])
 
     def right(self, at: Thresholds) -> NDArray[np.bool_]:

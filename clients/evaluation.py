@@ -11,14 +11,20 @@ from clients.shard import open_shard
 from clients.training import restore
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Split
-from fed_rebel.training.predict import predict
+from fed_rebel.exits import Stack
+from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
+from fed_rebel.training.predict import Evidence, observe
 from fed_rebel.training.stages import noise
-from partitions import effective_classes, gini
+from partitions import effective_classes, gini, hold_out
 from strategy.messages import Order, Reply
 
 
 def evaluate(order: Order, client: int) -> Reply:
-    """Evaluate one client; its predictions and a record of itself go into the run directory, nothing into the reply."""
+    """Evaluate one client; its predictions and a record of itself go into the run directory, nothing into the reply.
+
+    In the last evaluation the predictions hold images of classes outside its shard too, as many as its own at most
+    (splits `val_outside`, of the hold-out, and `test_outside`), which no threshold and no accuracy of the table sees.
+    """
     torch.set_num_threads(order.settings.engine.threads)
     shard = open_shard(order.settings, client)
     model = restore(order, shard).eval()
@@ -26,10 +32,13 @@ def evaluate(order: Order, client: int) -> Reply:
     sampled = order.settings.exits.code == "sampled"
     generator = noise(shard.compute.device, order.settings.seed, client, order.round, 1) if sampled else None
 
-    def said_of(split: Split, indices: np.ndarray) -> pd.DataFrame:
-        return predict(model, shard.dataset, split, indices, shard.compute, shard.shares.log(), generator)
+    def observed(split: Split, indices: np.ndarray) -> Evidence:
+        return observe(model, shard.dataset, split, indices, shard.compute, generator)
 
-    parts = [said_of(train, shard.shard.val).assign(split="val"), said_of(test, shard.shard.test).assign(split="test")]
+    log_shares = shard.shares.log()
+    val, own = observed(train, shard.shard.val), observed(test, shard.shard.test)
+    stack = val.fit_stack(log_shares) if len(shard.shard.val) >= FEWEST_TO_CALIBRATE else Stack()
+    evidence = {"val": val, "test": own}
     counts = shard.label_counts
     test_labels = test.labels[shard.shard.test]
     record = {
@@ -43,10 +52,20 @@ def evaluate(order: Order, client: int) -> Reply:
         "majority_acc": float((test_labels == counts.argmax()).mean()),
     }
     if order.last:
-        balanced = said_of(test, np.arange(len(test)))
-        record["balanced_acc"] = float((balanced["remote_label"] == balanced["label"]).mean())
+        _, held = hold_out(train.labels, shard.classes)
+        balanced = observed(test, np.arange(len(test)))
+        record["balanced_acc"] = float((balanced.rows()["remote_label"] == balanced.label).mean())
+        outside = _some(np.flatnonzero(counts[test.labels] == 0), len(own.label))
+        evidence["test_outside"] = balanced[outside]
+        evidence["val_outside"] = observed(train, _some(held[counts[train.labels[held]] == 0], len(val.label)))
     folder = Path(order.run) / "rounds" / f"{order.round:04d}" / "evaluation"
+    parts = [each.rows(log_shares, stack).assign(split=name) for name, each in evidence.items()]
     predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(client))
     tensor_file.replace(folder / f"{client}.parquet", predictions.to_parquet(index=False))
     tensor_file.replace(folder / f"{client}.json", json.dumps(record).encode())
     return Reply(client, shard.samples)
+
+
+def _some(indices: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of them, evenly spread: in the order of the data set, which is that of the classes."""
+    return indices[np.linspace(0, len(indices), min(most, len(indices)), endpoint=False).astype(np.int64)]

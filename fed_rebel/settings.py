@@ -211,6 +211,9 @@ class Exits(_Section):
     """A threshold for each label of the early classifier that at least 20 validation images of the client bear."""
     server_prior: bool = False
     """Correct the server's answers by the client's label shares too."""
+    stacking: bool = False
+    """Weigh the server's answers, the label shares and the early classifier's opinion on validation images; more than
+    `server_prior`, and in its place."""
     code: Literal["mean", "sampled"] = "mean"
     """In evaluation z is the posterior's mean, or a sample of it (the paper's text)."""
 

@@ -10,7 +10,7 @@ import torch
 from flwr.serverapp import Grid
 
 from fed_rebel import tensor_file
-from fed_rebel.exits.rows import client_rows
+from fed_rebel.exits.rows import ServerAnswers, client_rows
 from fed_rebel.model.rebel import PRIVATE, SHARED
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
@@ -121,7 +121,8 @@ class Server:
         records, predictions = self.run.evaluations(number)
         exits = self.settings.exits
         target = target_of(self.settings)
-        return client_rows(records, predictions, target, server_prior=exits.server_prior, by_class=exits.by_class)
+        server: ServerAnswers = "stacked" if exits.stacking else "prior" if exits.server_prior else "plain"
+        return client_rows(records, predictions, target, server=server, by_class=exits.by_class)
 
     def _write_results(self, last: Round) -> None:
         clients = self._measure(last.number)

@@ -119,7 +119,7 @@ def test_every_number_of_the_table_follows_from_the_predictions(finished):
     for client in CLIENTS:
         row, own = clients.loc[client], predictions[predictions["client"] == client]
         test = own[own["split"] == "test"]
-        assert (len(own) - len(test), len(test)) == (row["val_size"], row["test_size"])
+        assert ((own["split"] == "val").sum(), len(test)) == (row["val_size"], row["test_size"])
         answered = sent = right = right_answered = right_sent = 0
         for query in test.itertuples():
             if query.score >= row["threshold"]:
@@ -188,9 +188,7 @@ def test_thresholds_are_calibrated_on_validation_rows_alone(finished):
 
 def test_with_the_server_s_prior_overall_takes_the_corrected_answers(finished):
     records, predictions = finished.run.evaluations(FINETUNE)
-    plain, prior = (
-        client_rows(records, predictions, Target("best"), server_prior=with_prior) for with_prior in (False, True)
-    )
+    plain, prior = (client_rows(records, predictions, Target("best"), server=server) for server in ("plain", "prior"))
     for name in ("overall_acc", "coverage", "threshold", "gain"):
         assert plain[name].equals(plain[f"{name}_plain"])
         assert prior[name].equals(prior[f"{name}_prior"])
@@ -199,12 +197,12 @@ def test_with_the_server_s_prior_overall_takes_the_corrected_answers(finished):
 
 def test_thresholds_by_class_are_calibrated_on_validation_rows_alone(finished):
     records, predictions = finished.run.evaluations(FINETUNE)
-    few = client_rows(records, predictions, Target("best"), server_prior=False, by_class=True)
-    pooled = client_rows(records, predictions, Target("best"), server_prior=False)
+    few = client_rows(records, predictions, Target("best"), by_class=True)
+    pooled = client_rows(records, predictions, Target("best"))
     assert few[few["threshold_pooled"]].equals(pooled[pooled["threshold_pooled"]])
     # Every validation row ten times: enough of them for thresholds of one's own.
     predictions = pd.concat([predictions, *[predictions[predictions["split"] == "val"]] * 9], ignore_index=True)
-    rows = client_rows(records, predictions, Target("best"), server_prior=False, by_class=True)
+    rows = client_rows(records, predictions, Target("best"), by_class=True)
     assert not rows["threshold_pooled"].any()
     for client, row in rows.set_index("client").iterrows():
         val, test = (
@@ -220,6 +218,31 @@ def test_thresholds_by_class_are_calibrated_on_validation_rows_alone(finished):
                 threshold = calibrate(seen["score"], *right, Target("best"))
             answered[own.index] = own["score"].astype(float) >= threshold
         assert row["coverage"] == pytest.approx(answered.mean())
+
+
+def test_the_last_predictions_hold_images_of_classes_outside_the_shard(federate, tiny_settings, tmp_path):
+    few_classes = {"partition.kind": "shards", "partition.classes": 3, "rounds.distill": 0, "rounds.finetune": 0}
+    run = federate(tiny_settings(few_classes), tmp_path / "run").run
+    partition = Partition.load(run.path / "partition.npz")
+    predictions = pd.read_parquet(run.path / "predictions.parquet")
+    for shard, counts in zip(partition.shards, partition.label_counts, strict=True):
+        own = predictions[predictions["client"] == shard.client]
+        for split, most in (("val", len(shard.val)), ("test", len(shard.test))):
+            outside = own[own["split"] == f"{split}_outside"]
+            assert (counts[outside["label"]] == 0).all()
+            assert 0 < len(outside) <= most
+            assert not set(outside["image"]) & set(own.loc[own["split"] == split, "image"])
+
+
+def test_stacked_answers_are_bayes_rule_where_there_are_few_images_to_weigh_them(finished):
+    clients = pd.read_csv(finished.run.path / "clients.csv")
+    predictions = pd.read_parquet(finished.run.path / "predictions.parquet")
+    few = clients.loc[clients["threshold_pooled"], "client"]
+    own = predictions[predictions["client"].isin(few)]
+    assert own["remote_stacked_label"].equals(own["remote_prior_label"])
+    assert {"overall_acc_stacked", "gain_stacked", "overall_at_46_stacked"} <= set(clients.columns)
+    others = predictions[~predictions["client"].isin(few)]
+    assert not others["remote_stacked_label"].equals(others["remote_prior_label"])
 
 
 def test_rounds_are_told_client_by_client(finished):
@@ -325,9 +348,7 @@ def test_without_an_early_classifier_every_query_is_sent(federate, tiny_settings
     assert predictions["score"].nunique() == 1
     assert (table(federated.run)["coverage"] == 0).all()
     records, predictions = federated.run.evaluations(FINETUNE)
-    assert (
-        client_rows(records, predictions, Target("never"), server_prior=False, by_class=True)["coverage"] == 0
-    ).all()
+    assert (client_rows(records, predictions, Target("never"), by_class=True)["coverage"] == 0).all()
 
 
 def test_batch_norm_s_statistics_frozen(finished):

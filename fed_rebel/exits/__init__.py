@@ -3,6 +3,7 @@
 from fed_rebel.exits.calibrate import calibrate, route
 from fed_rebel.exits.curve import Curve, at_coverage, coverage_curve
 from fed_rebel.exits.outcomes import Outcomes, Thresholds
+from fed_rebel.exits.stacking import Stack
 from fed_rebel.exits.target import Target
 
-__all__ = ["Curve", "Outcomes", "Target", "Thresholds", "at_coverage", "calibrate", "coverage_curve", "route"]
+__all__ = ["Curve", "Outcomes", "Stack", "Target", "Thresholds", "at_coverage", "calibrate", "coverage_curve", "route"]

@@ -1,13 +1,21 @@
 """A row a client of `clients.csv`: every number follows from the client's predictions and its record of itself."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from fed_rebel.exits.outcomes import Outcomes
 from fed_rebel.exits.target import Target
 
+ServerAnswers = Literal["plain", "prior", "stacked"]
+ANSWERS: dict[ServerAnswers, str] = {
+    "plain": "remote_label",
+    "prior": "remote_prior_label",
+    "stacked": "remote_stacked_label",
+}
+"""The server's answers as they are, corrected by the client's label shares, and stacked (`exits/stacking.py`): the
+column of `predictions.parquet`."""
 FIXED_COVERAGES = (10, 20, 30, 46, 50, 70, 90)
 """Per cent; 46 is where the paper states its gain."""
 FEWEST_TO_CALIBRATE = 50
@@ -19,28 +27,27 @@ def client_rows(
     predictions: pd.DataFrame,
     target: Target,
     *,
-    server_prior: bool,
+    server: ServerAnswers = "plain",
     by_class: bool = False,
 ) -> pd.DataFrame:
     """The table of clients, in the order of `records`.
 
     `records` hold `client`, sizes, `classes`, `gini` and `majority_acc`; they come first in the row. `predictions` has
     the rows of `predictions.parquet`. Thresholds are calibrated on validation rows alone. The columns `threshold`,
-    `coverage`, `overall_acc` and `gain` take the server's answers as they are, or, with `server_prior`, corrected by
-    the client's label shares; those that end in `_plain` and `_prior` are of the one and of the other.
+    `coverage`, `overall_acc` and `gain` take the server's answers as `server` says; those that end in `_plain`,
+    `_prior` and `_stacked` are of the one and of the others.
 
     With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
     `threshold` is that of the other labels.
     """
-    remotes = {"plain": "remote_label", "prior": "remote_prior_label"}
     pooled = {
-        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in remotes.items()
+        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in ANSWERS.items()
     }
     rows = []
     for record in records:
         own = predictions[predictions["client"] == record["client"]]
         row = dict(record)
-        for kind, column in remotes.items():
+        for kind, column in ANSWERS.items():
             val, test = (Outcomes.of(_of_split(own, split), column) for split in ("val", "test"))
             row["local_acc"], row["threshold_pooled"] = test.local.mean(), len(val) < FEWEST_TO_CALIBRATE
             at = pooled[kind] if row["threshold_pooled"] else val.thresholds(target, by_class=by_class)
@@ -48,7 +55,7 @@ def client_rows(
             fixed = {f"overall_at_{percent}": float(curve.overall_at(percent / 100)) for percent in FIXED_COVERAGES}
             of_kind = test.measures(at) | fixed
             row |= {f"{name}_{kind}": value for name, value in of_kind.items()}
-            if kind == ("prior" if server_prior else "plain"):
+            if kind == server:
                 row |= {name: value for name, value in of_kind.items() if name != "remote_acc"}
         row["remote_acc"] = row["remote_acc_plain"]
         for percent in FIXED_COVERAGES:

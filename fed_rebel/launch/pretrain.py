@@ -9,7 +9,7 @@ from fed_rebel import tensor_file
 from fed_rebel.exits import coverage_curve
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.settings import Settings
-from fed_rebel.training.predict import accuracy_on_test, predict
+from fed_rebel.training.predict import accuracy_on_test, observe
 from fed_rebel.training.pretrained import hold_out_of, warm_start
 from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.warm_start import WarmStart, build_model, fit_early
@@ -42,7 +42,7 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
         available, _ = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
         fit_early(model, setup.dataset, available, setup.compute)
         test = setup.dataset.test
-        said = predict(model, setup.dataset, test, np.arange(len(test)), setup.compute)
+        said = observe(model, setup.dataset, test, np.arange(len(test)), setup.compute).rows()
         remote, local = (said[name] == said["label"] for name in ("remote_label", "local_label"))
         print(f"warm start, remote: {100 * remote.mean():.2f} %")
         curve = coverage_curve(said["score"], local, remote)

@@ -11,7 +11,7 @@ from fed_rebel.datasets import Split
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
 from fed_rebel.study.variants import CLASSIFIERS, Variant, variants
-from fed_rebel.training.predict import labels_of, predict
+from fed_rebel.training.predict import labels_of, observe
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup
 from fed_rebel.training.warm_start import EpochDone, build_model, fit_early
@@ -19,7 +19,7 @@ from partitions import hold_out
 
 
 def answers_of(variant: Variant, study: Settings, setup: Setup, folder: Path, epoch_done: EpochDone) -> pd.DataFrame:
-    """A row an image of the hold-out (`val`) and of the test set: what `predict` says, `split`, `variant`, `seed`.
+    """A row an image of the hold-out (`val`) and of the test set: what `observe` found, `split`, `variant`, `seed`.
 
     Trained and asked once; after that read from `folder`.
     """
@@ -27,7 +27,7 @@ def answers_of(variant: Variant, study: Settings, setup: Setup, folder: Path, ep
     def ask() -> pd.DataFrame:
         model = trained(variant, study, setup, epoch_done)
         parts = [
-            predict(model, setup.dataset, split, indices, setup.compute).assign(split=name)
+            observe(model, setup.dataset, split, indices, setup.compute).rows().assign(split=name)
             for name, (split, indices) in evaluated(setup).items()
         ]
         return pd.concat(parts, ignore_index=True).assign(variant=variant.name, seed=variant.seed)

@@ -43,16 +43,35 @@ def points(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
-COLUMNS = (
-    Column("client", "client", count),
+CLIENT = Column("client", "client", count)
+SHARD = (
     Column("train_size", "images", count),
     Column("classes", "classes", count),
     Column("gini", "Gini", index),
+)
+ALL_QUERIES = (
     Column("local_acc", "local", percent),
     Column("local_acc_start", "local\nat start", percent),
     Column("remote_acc", "remote", percent),
     Column("remote_acc_prior", "remote\n+ prior", percent),
+)
+COLUMNS = (
+    CLIENT,
+    *SHARD,
+    *ALL_QUERIES,
     Column("overall_acc", "overall", percent),
     Column("coverage", "coverage", percent),
     Column("gain", "gain", points),
 )
+"""Of the table for the terminal."""
+AT_THRESHOLD = (
+    Column("coverage", "coverage", percent),
+    Column("local_acc_answered", "local,\nanswered", percent),
+    Column("remote_acc_sent", "remote,\nsent", percent),
+    Column("overall_acc", "overall", percent),
+    Column("gain_from_server", "gain from\nthe server", points),
+    Column("gain", "gain over\nremote", points),
+)
+"""What follows from which queries are answered alone."""
+PAGE_COLUMNS = (CLIENT, *SHARD, *AT_THRESHOLD, *ALL_QUERIES)
+"""Of the table on the page."""

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fed_rebel.exits import coverage_curve
+from fed_rebel.report.queries import Queries
 
 Floats = NDArray[np.float64]
 
@@ -36,3 +37,16 @@ def client_curves(predictions: pd.DataFrame, steps: int = 100) -> ClientCurves:
         curves.append((client, answered, plain.overall_at(coverage), prior.overall_at(coverage)))
     clients, *stacked = zip(*curves, strict=True)
     return ClientCurves(clients, coverage, *(np.stack(each) for each in stacked))
+
+
+def reachable_coverage(queries: Queries) -> Floats:
+    """[clients] in [0, 1]: the largest coverage at which a client's overall accuracy is not below its remote accuracy.
+
+    A description of the curve on the test queries, not a threshold that could have been chosen without them.
+    """
+    local, remote = queries.local == queries.label, queries.remote == queries.label
+    reachable = []
+    for first, end in zip(queries.starts[:-1], queries.starts[1:], strict=True):
+        curve = coverage_curve(queries.score[first:end], local[first:end], remote[first:end])
+        reachable.append(curve.coverage[curve.overall >= curve.overall[0]].max())
+    return np.array(reachable)

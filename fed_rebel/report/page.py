@@ -2,37 +2,49 @@
 
 import html
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+import tomli_w
 from plotly.offline import get_plotlyjs
 
-from fed_rebel.report.columns import COLUMNS, Column, count, index, percent, points
+from fed_rebel.report.columns import (
+    ALL_QUERIES,
+    AT_THRESHOLD,
+    PAGE_COLUMNS,
+    SHARD,
+    Column,
+    count,
+    index,
+    percent,
+    points,
+)
 from fed_rebel.report.curves import ClientCurves, client_curves
-from fed_rebel.report.figures import coverage_curves_png, label_histograms_png
+from fed_rebel.report.figures import pictures
+from fed_rebel.report.page_data import page_data
+from fed_rebel.report.page_plots import PLOTS
+from fed_rebel.report.page_script import SCRIPT
+from fed_rebel.report.page_style import STYLE
 from fed_rebel.report.page_template import PAGE
 from fed_rebel.report.record import RunRecord, read_run
-from fed_rebel.report.rounds import mean_accuracies
 from fed_rebel.report.summary import DESCRIPTIONS, summarise
 from fed_rebel.report.table import POOLED
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` and `figures/*.png` into the directory of a finished run; returns the page's path.
+    """Write `report.html` and `figures/` into the directory of a finished run; returns the page's path.
 
     Raises ValueError, one line, where a file or a column of the run is missing.
     """
     record = read_run(run)
     curves = client_curves(record.predictions)
     (run / "figures").mkdir(exist_ok=True)
-    histograms = label_histograms_png(record.histograms, record.clients["client"].tolist())
-    _replace(run / "figures" / "label_histograms.png", histograms)
-    _replace(run / "figures" / "coverage_curves.png", coverage_curves_png(curves))
+    for picture in pictures(record, curves):
+        picture.write(run / "figures", _replace)
     _replace(run / "report.html", page(record, curves).encode())
     return run / "report.html"
 
@@ -44,33 +56,53 @@ def page(record: RunRecord, curves: ClientCurves) -> str:
         name=html.escape(record.name),
         facts=html.escape(" · ".join(_facts(record))),
         fingerprint=html.escape(record.fingerprint),
+        settings=html.escape(tomli_w.dumps(record.settings)),
         sentence=sentence(over_clients["mean"]),
-        tiles="\n".join(_tiles(over_clients["mean"])),
-        head="".join(f'<th scope="col"><button type="button">{column.heading}</button></th>' for column in COLUMNS),
+        tiles="\n".join(_tiles(record, over_clients["mean"])),
+        groups="".join(_group_cells()),
+        head="".join(
+            f'<th scope="col" data-key="{column.key}"><button type="button">{column.heading}</button></th>'
+            for column in PAGE_COLUMNS
+        ),
         rows="\n".join(_client_rows(record.clients)),
         foot="\n".join(_foot_rows(over_clients)),
         pooled=f"<br>{POOLED}." if record.clients["threshold_pooled"].any() else "",
+        corrected=" (the server's answers corrected by each client's label shares)" if record.server_prior else "",
+        without="" if record.labels_early else " hidden",
         summary="\n".join(_summary_rows(over_clients)),
         traffic=_traffic(record.rounds),
-        data=json.dumps(_data(record, curves)).replace("<", "\\u003c"),
+        data=json.dumps(page_data(record, curves), separators=(",", ":")).replace("<", "\\u003c"),
+        style=STYLE,
         plotly=get_plotlyjs(),
+        plots=PLOTS,
+        script=SCRIPT,
     )
 
 
-def sentence(means: pd.Series) -> str:
+def sentence(means: "pd.Series[float]") -> str:
     """What the run shows, in one plain sentence, from the means over clients that `summarise` gives."""
-    gain = round(100 * means["gain"], 1)
-    if gain > 0:
-        outcome = f"gain {gain:.1f} points over"
-    elif gain < 0:
-        outcome = f"lose {-gain:.1f} points against"
-    else:
-        outcome = "are neither better nor worse off than by"
-    coverage = f"{percent(means['coverage'])}\N{NO-BREAK SPACE}%"
+    if math.isnan(means["local_acc"]):
+        return (
+            f"There is no early classifier: at a mean Gini of {index(means['gini'])} the clients send every query, "
+            f"and {_percent(means['overall_acc'])} are answered rightly."
+        )
+    over_remote = _compared(means["gain"], "sending everything")
+    over_local = _compared(means["gain_from_server"], "answering everything alone")
     return (
-        f"At a mean Gini of {index(means['gini'])} the clients answer {coverage} of their queries alone "
-        f"and {outcome} sending everything."
+        f"At a mean Gini of {index(means['gini'])} the clients answer {_percent(means['coverage'])} of their queries "
+        f"alone, {over_remote}, and {over_local}."
     )
+
+
+def _compared(gain: float, other: str) -> str:
+    gain = round(100 * gain, 1)
+    if gain == 0:
+        return f"are neither better nor worse off than by {other}"
+    return f"gain {gain:.1f} points over {other}" if gain > 0 else f"lose {-gain:.1f} points against {other}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{percent(fraction)}\N{NO-BREAK SPACE}%"
 
 
 def _facts(record: RunRecord) -> Iterator[str]:
@@ -87,38 +119,61 @@ def _facts(record: RunRecord) -> Iterator[str]:
     yield f"seed {record.settings['seed']}"
 
 
-def _tiles(means: pd.Series) -> Iterator[str]:
+def _tiles(record: RunRecord, means: "pd.Series[float]") -> Iterator[str]:
+    """Those with a key follow the threshold."""
+    corrected = means["remote_acc_prior"]
+    without, with_prior = "as the server answers", "corrected by the client's label shares"
+    other = (f"{percent(means['remote_acc'])} {without}", f"{percent(corrected)} {with_prior}")
     trained = means["local_acc"] - means["local_acc_start"]
-    for heading, value, note in (
-        ("Gini", index(means["gini"]), "mean skew of the labels"),
-        ("Local", percent(means["local_acc"]) + " %", f"{points(trained)} points by training"),
-        ("Local at start", percent(means["local_acc_start"]) + " %", "before any training"),
-        ("Remote", percent(means["remote_acc"]) + " %", "everything sent"),
-        ("Remote + prior", percent(means["remote_acc_prior"]) + " %", "server knows the label shares"),
-        ("Overall", percent(means["overall_acc"]) + " %", "at the calibrated thresholds"),
-        ("Coverage", percent(means["coverage"]) + " %", "answered on the device"),
+    for key, heading, value, note in (
+        ("", "Gini", index(means["gini"]), "mean skew of the labels"),
+        ("", "Local", _shown(percent, means["local_acc"], " %"), f"{_shown(points, trained)} points by training"),
+        ("", "Remote", _shown(percent, record.remote_acc.mean(), " %"), other[0 if record.server_prior else 1]),
+        ("overall_acc", "Overall", _shown(percent, means["overall_acc"], " %"), "of the whole"),
+        ("coverage", "Coverage", _shown(percent, means["coverage"], " %"), "answered on the device"),
+        ("local_acc_answered", "Local, answered", _shown(percent, means["local_acc_answered"], " %"), "of these"),
         (
-            "Gain",
-            points(means["gain"]),
-            f"points; {points(means['gain_prior'])} if the server knows the prior",
+            "gain_from_server",
+            "Gain from the server",
+            _shown(points, means["gain_from_server"]),
+            "overall - local, points",
         ),
+        ("gain", "Gain over remote", _shown(points, means["gain"]), "overall - remote, points"),
     ):
-        yield f"<div><dt>{heading}</dt><dd>{_minus(value)}</dd><dd>{_minus(note)}</dd></div>"
+        moving = f' data-key="{key}"' if key else ""
+        yield f"<div><dt>{heading}</dt><dd{moving}>{_minus(value)}</dd><dd>{_minus(note)}</dd></div>"
+
+
+def _shown(write: Any, value: float, unit: str = "") -> str:
+    text = Column("", "", write).text(value)
+    return text if math.isnan(value) else text + unit
+
+
+def _group_cells() -> Iterator[str]:
+    for name, columns in (("", (None, *SHARD)), ("at the threshold", AT_THRESHOLD), ("on all queries", ALL_QUERIES)):
+        yield (
+            f'<th colspan="{len(columns)}" scope="colgroup">{name}</th>'
+            if name
+            else f'<td colspan="{len(columns)}"></td>'
+        )
 
 
 def _client_rows(clients: pd.DataFrame) -> Iterator[str]:
-    for _, row in clients.iterrows():
-        cells = [_cell(column.text(row[column.key]), row[column.key]) for column in COLUMNS]
-        if row["threshold_pooled"]:
-            coverage = [column.key for column in COLUMNS].index("coverage")
-            cells[coverage] = cells[coverage].replace(">", ">*", 1)
-        yield f"<tr>{''.join(cells)}</tr>"
+    for place, (_, row) in enumerate(clients.iterrows()):
+        cells = []
+        for column in PAGE_COLUMNS[1:]:
+            text = column.text(row[column.key])
+            star = "*" if column.key == "coverage" and row["threshold_pooled"] else ""
+            cells.append(_cell(star + text, row[column.key]))
+        client = int(row["client"])
+        opener = f'<th scope="row" data-value="{client}"><button type="button">{client}</button></th>'
+        yield f'<tr data-place="{place}">{opener}{"".join(cells)}</tr>'
 
 
 def _foot_rows(over_clients: pd.DataFrame) -> Iterator[str]:
     for heading, statistic, write in (("mean", "mean", Column.text), ("sd", "sd", Column.text_of_sd)):
         values = over_clients[statistic]
-        cells = (_cell(write(column, values[column.key]), values[column.key]) for column in COLUMNS[1:])
+        cells = (_cell(write(column, values[column.key]), values[column.key]) for column in PAGE_COLUMNS[1:])
         yield f'<tr><th scope="row">{heading}</th>{"".join(cells)}</tr>'
 
 
@@ -151,45 +206,6 @@ def _minus(text: str) -> str:
 def _traffic(rounds: pd.DataFrame) -> str:
     up, down = rounds["bytes_up"].sum() / 2**20, rounds["bytes_down"].sum() / 2**20
     return f"In all {up:,.1f} MiB went up to the server and {down:,.1f} MiB down to the clients." if up or down else ""
-
-
-def _data(record: RunRecord, curves: ClientCurves) -> dict[str, Any]:
-    """What the page's figures are drawn from."""
-    means = summarise(record.clients)["mean"]
-    rounds = mean_accuracies(record.rounds)
-    shares = record.histograms / record.histograms.sum(axis=1, keepdims=True)
-    return {
-        "clients": record.clients["client"].tolist(),
-        "counts": record.histograms.tolist(),
-        "shares": _percent(shares),
-        "curves": {
-            "clients": list(curves.clients),
-            "coverage": _percent(curves.coverage),
-            "answered": _percent(curves.local_answered),
-            "overall": _percent(curves.overall),
-            "answered_mean": _percent(curves.local_answered.mean(axis=0)),
-            "overall_mean": _percent(curves.overall.mean(axis=0)),
-            "prior_mean": _percent(curves.overall_prior.mean(axis=0)),
-        },
-        "calibrated": {
-            "coverage": _percent(record.clients["coverage"].to_numpy(float)),
-            "overall": _percent(record.clients["overall_acc"].to_numpy(float)),
-            "mean": _percent(means[["coverage", "overall_acc"]].to_numpy(float)),
-        },
-        "rounds": {
-            "name": [f"{stage} {number}" for stage, number in zip(rounds["stage"], rounds["round"], strict=True)],
-            "local": _percent(rounds["local_acc"].to_numpy(float)),
-            "remote": _percent(rounds["remote_acc"].to_numpy(float)),
-            "overall": _percent(rounds["overall_acc"].to_numpy(float)),
-        },
-    }
-
-
-def _percent(values: NDArray[np.float64]) -> Any:
-    """Fractions in per cent, as lists for JSON; null where undefined."""
-    rounded = np.round(100 * values, 2).astype(object)
-    rounded[np.isnan(values)] = None
-    return rounded.tolist()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,6 +1,6 @@
 """The page's HTML, a `string.Template`. In a Python file because Flower bundles no HTML with an app."""
 
-# ruff: noqa: E501
+# ruff: noqa: E501, RUF001
 from string import Template
 
 PAGE = Template(
@@ -12,92 +12,51 @@ PAGE = Template(
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>$name · fed-rebel</title>
-<style>
-:root {
-  --paper: #ffffff; --raised: #f6f7f9; --ink: #1d2227; --faint: #5d6672; --line: #e2e5e9;
-  --local: #c2500a; --remote: #0072b2; --prior: #00805e; --none: #f1f3f6; --some: #8fc1e3; --most: #08306b;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #14171b; --raised: #1c2026; --ink: #e8eaed; --faint: #9aa3ae; --line: #2d333b;
-    --local: #f08c4a; --remote: #56b4e9; --prior: #35c397; --none: #1c2026; --some: #24618f; --most: #cfe8fa;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
-}
-h1 { margin: 0; font-size: 1.75rem; font-weight: 600; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-h2 { margin: 3.5rem 0 0.25rem; font-size: 1.15rem; font-weight: 600; }
-h3 { margin: 1rem 0 0; font-size: 0.95rem; font-weight: 600; }
-p { margin: 0.25rem 0 1rem; max-width: 60rem; }
-.facts, .note { color: var(--faint); font-size: 0.875rem; }
-.fingerprint { font: 0.8rem ui-monospace, "Liberation Mono", monospace; overflow-wrap: anywhere; }
-.sentence { margin: 1.75rem 0; max-width: 46rem; font-size: 1.3rem; line-height: 1.45; }
-.tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1px; margin: 0; background: var(--line);
-  border: 1px solid var(--line); border-radius: 0.5rem; overflow: hidden; }
-.tiles div { padding: 0.9rem 1rem; background: var(--paper); }
-.tiles dt { color: var(--faint); font-size: 0.875rem; }
-.tiles dd { margin: 0; font-size: 1.6rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.tiles dd + dd { color: var(--faint); font-size: 0.8rem; font-weight: 400; line-height: 1.35; }
-.table { overflow: auto; border-block: 1px solid var(--line); }
-.tall { max-height: 42rem; }
-table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.35rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-thead th { position: sticky; top: 0; z-index: 1; background: var(--paper); color: var(--faint); font-weight: 500; }
-.sortable { min-width: 42rem; table-layout: fixed; }
-.sortable thead th { white-space: normal; vertical-align: bottom; line-height: 1.25; }
-tbody tr:hover > * { background: var(--raised); }
-tfoot { position: sticky; bottom: 0; z-index: 1; }
-tfoot th, tfoot td { background: var(--raised); }
-tfoot tr:first-child > * { border-top: 1px solid var(--line); font-weight: 600; }
-tfoot tr:last-child > * { border-bottom: 0; color: var(--faint); font-weight: 400; }
-tbody th, .summary thead th:first-child { text-align: left; font-weight: 400; }
-.sortable tbody tr:last-child > * { border-bottom: 0; }
-button { all: unset; cursor: pointer; }
-button:hover { color: var(--ink); }
-:focus-visible { outline: 2px solid var(--remote); outline-offset: 2px; border-radius: 2px; }
-th[aria-sort] { color: var(--ink); }
-th[aria-sort="ascending"] button::after { content: " ↑"; }
-th[aria-sort="descending"] button::after { content: " ↓"; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; }
-.pair > div { min-width: 0; }
-.figure { width: 100%; height: 22rem; }
-footer { margin-top: 3.5rem; }
-@media (max-width: 44rem) {
-  body { padding-top: 1.5rem; }
-  h1 { font-size: 1.4rem; }
-  .sentence { font-size: 1.1rem; }
-  .tiles { grid-template-columns: 1fr 1fr; }
-  .tiles dd { font-size: 1.3rem; }
-  .pair { grid-template-columns: 1fr; }
-  .figure { height: 18rem; }
-  tr > :first-child { position: sticky; left: 0; }
-  tbody tr > :first-child { background: var(--paper); }
-  thead tr > :first-child { z-index: 2; }
-}
-@media print { .table { max-height: none; overflow: visible; } tfoot { position: static; } body { max-width: none; } }
-</style>
+<style>$style</style>
 </head>
 <body>
 <header>
 <h1>$name</h1>
 <p class="facts">$facts<br>partition <span class="fingerprint">$fingerprint</span></p>
+<details><summary>All settings</summary><pre tabindex="0">$settings</pre></details>
 </header>
 <main>
 <p class="sentence">$sentence</p>
 <dl class="tiles">
 $tiles
 </dl>
-<p class="note">Plain means over the clients, each on its own test shard.</p>
+<p class="note">Plain means over the clients, each on its own test shard$corrected.</p>
+
+<form class="threshold" id="threshold"$without>
+<fieldset>
+<legend>What a client answers alone</legend>
+<label><input type="radio" name="kind" value="calibrated" checked autocomplete="off">calibrated</label>
+<label><input type="radio" name="kind" value="threshold" autocomplete="off">one threshold for all</label>
+<label><input type="radio" name="kind" value="coverage" autocomplete="off">one coverage for all</label>
+</fieldset>
+<div class="slide"><label for="share">nothing</label>
+<input type="range" id="share" min="0" max="100" step="0.5" autocomplete="off"
+ aria-label="Share of the queries that are answered alone" aria-describedby="how">
+<span>everything</span></div>
+<output id="now" for="share"></output>
+</form>
+<p class="note" id="how"$without>A client answers a query alone where the score of its early classifier's label, the log-odds
+against all others, reaches a threshold; it sends the others. <i>Calibrated</i>: the run's own thresholds, found on
+validation images; the numbers of clients.csv. Moving the slider sets one thing for all clients instead. <i>One
+threshold</i>: the same score everywhere, so that of all clients' test queries together the wanted share is answered alone; sure
+clients answer more. <i>One coverage</i>: every client answers the wanted share, its surest queries. Tiles, table, the open client and
+the points in the figures follow; test labels set no threshold.</p>
 
 <h2 id="clients">Clients</h2>
-<p class="note">Accuracies and coverage in %, gain in points over sending everything. Choose a heading to sort.
-$pooled</p>
+<p class="note">Accuracies and coverage in %, gains in points. Gain from the server: overall − local accuracy, what a client
+gains by sending at all. Gain over remote: overall − remote accuracy, what it gains by not sending everything (<code>gain</code> in
+clients.csv). Choose a heading to sort, a client to open it.$pooled</p>
+<p class="search"><label for="search">Search</label>
+<input type="search" id="search" autocomplete="off" placeholder="12, or gini&gt;0.9 coverage&lt;20"
+ aria-describedby="matches"><output id="matches" for="search"></output></p>
 <div class="table tall" tabindex="0" role="region" aria-labelledby="clients">
-<table class="sortable">
-<thead><tr>$head</tr></thead>
+<table class="clients">
+<thead><tr>$groups</tr><tr>$head</tr></thead>
 <tbody>
 $rows
 </tbody>
@@ -107,29 +66,86 @@ $foot
 </table>
 </div>
 
-<h2>Labels</h2>
-<p class="note">Which classes each client meets: the share of each class in its training shard.</p>
-<div id="labels" class="figure" role="img" aria-label="Heat map of the label shares of each client"></div>
+<section class="client" id="client" aria-labelledby="client-name" hidden>
+<header><h2 id="client-name" tabindex="-1"></h2><button type="button" id="close">Close</button></header>
+<p class="note" id="client-facts"></p>
+<p id="client-sentence"></p>
+<h3>Its training images</h3>
+<div id="client-histogram" class="figure" role="img" aria-label="Histogram of the client's training labels"></div>
+<div$without>
+<h3>What it answers alone and what it sends</h3>
+<p class="note">Its test queries by true class, in the order of its training images.</p>
+<div id="client-routing" class="figure" role="img" aria-label="Test queries of each class, answered alone or sent, rightly or wrongly"></div>
+<h3>Coverage curve</h3>
+<p class="note">The line across: where the client is now. Dotted: everything sent.</p>
+<div id="client-curve" class="figure" role="img" aria-label="The client's accuracies against its coverage"></div>
+<div class="pair">
+<div><h3>What its early classifier takes for what</h3>
+<p class="note">All its test queries; a row sums to 100 %.</p>
+<div id="client-confusion" class="figure" role="img" aria-label="Confusion matrix of the early classifier on all test queries"></div></div>
+<div><h3>Of these, answered alone</h3>
+<p class="note">What reaches a user without the server.</p>
+<div id="client-confusion-alone" class="figure" role="img" aria-label="Confusion matrix of the queries answered alone"></div></div>
+</div>
+</div>
+</section>
+
+<div$without>
+<h2>Gain and skew</h2>
+<p class="note">A point a client, at the thresholds set above. Choose a point to open its client.</p>
+<div class="pair">
+<div><h3>Gain from the server: overall − local</h3>
+<div id="gain-from-server" class="figure" role="img" aria-label="Gain from the server against the Gini index"></div></div>
+<div><h3>Gain over sending everything: overall − remote</h3>
+<div id="gain-over-remote" class="figure" role="img" aria-label="Gain over remote accuracy against the Gini index"></div></div>
+</div>
 
 <h2>Coverage</h2>
 <p class="note">From everything sent (0 %) to everything answered on the device (100 %). Thin: a client. Thick: their mean.
-Dots: the calibrated thresholds.</p>
+Dots: where the clients are now.</p>
 <div class="pair">
 <div><h3>Local accuracy of the answered queries</h3>
 <div id="answered" class="figure" role="img" aria-label="Local accuracy of the answered queries against coverage"></div></div>
 <div><h3>Overall accuracy</h3>
 <div id="overall" class="figure" role="img" aria-label="Overall accuracy against coverage"></div></div>
 </div>
+<h3>Coverage reachable without losing overall accuracy</h3>
+<p class="note">A point a client: the largest coverage at which overall accuracy is not below remote accuracy, read from its curve on its
+test queries. It describes the curve; no threshold was chosen by it.</p>
+<div id="reachable" class="figure" role="img" aria-label="Reachable coverage against the Gini index"></div>
+</div>
+
+<h2>Labels</h2>
+<p class="note">Which classes each client meets: the share of each class in its training shard.</p>
+<div id="labels" class="figure per-client" role="img" aria-label="Heat map of the label shares of each client"></div>
+<h3>One client's classes after the other, from the largest</h3>
+<p class="note">A class has the same colour in every bar, and its number where it has room.</p>
+<div id="label-shares" class="figure per-client" role="img" aria-label="The label shares of each client as a stacked bar"></div>
+
+<div$without>
+<h2>Specialisation</h2>
+<p class="note">At the calibrated thresholds. Blank: the client has no such test queries.</p>
+<h3>Share of the queries of a class that the client answers alone</h3>
+<div id="class-share" class="figure per-client" role="img" aria-label="Heat map of the share answered alone by client and class"></div>
+<h3>Local accuracy on the queries that it answers alone</h3>
+<div id="class-accuracy" class="figure per-client" role="img" aria-label="Heat map of local accuracy by client and class"></div>
+<h3>Overlap of what clients know</h3>
+<p class="note">What a client knows: how the queries that it answers alone and rightly are spread over the classes. The overlap of two clients is the sum,
+over the classes, of the smaller of their two shares: 1 where they know the same classes in the same shares, 0 where
+they know none in common.</p>
+<div id="overlap" class="figure square" role="img" aria-label="Matrix of the overlap of every two clients"></div>
+</div>
 
 <section id="rounds-section">
 <h2>Rounds</h2>
-<p class="note">Plain means over the clients after each evaluated round. $traffic</p>
-<div id="rounds" class="figure" role="img" aria-label="Mean accuracies after each round"></div>
+<p class="note">Plain means over the clients after each evaluated round; the bands reach from the clients' 10 % to their
+90 % quantile. $traffic</p>
+<div id="rounds" class="figure" role="img" aria-label="Accuracies after each round"></div>
 </section>
 
 <h2 id="summary">Summary</h2>
-<p class="note">Over the clients. Weighted: by test images. Worst decile: the mean of the lowest tenth, at least one client.
-Accuracies and coverage in %, gains in points.</p>
+<p class="note">Over the clients, at the calibrated thresholds. Weighted: by test images. Worst decile: the mean of the lowest
+tenth, at least one client. Accuracies and coverage in %, gains in points.</p>
 <div class="table" tabindex="0" role="region" aria-labelledby="summary">
 <table class="summary">
 <thead><tr><th scope="col">metric</th><th scope="col">weighted mean</th><th scope="col">mean</th><th scope="col">sd</th>
@@ -140,105 +156,15 @@ $summary
 </table>
 </div>
 </main>
-<footer class="note">Made by fed-rebel from clients.csv, predictions.parquet and rounds.jsonl of this run.</footer>
+<footer class="note">Made by fed-rebel from clients.csv, predictions.parquet and rounds.jsonl of this run. The figures are in
+figures/ too, as PNG and PDF, with their numbers as CSV.</footer>
 
 <script type="application/json" id="data">$data</script>
 <script>$plotly</script>
 <script>
 "use strict";
-
-for (const table of document.querySelectorAll("table.sortable")) {
-  const headings = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  headings.forEach((heading, place) => heading.firstChild.addEventListener("click", () => {
-    const rising = heading.getAttribute("aria-sort") !== "ascending";
-    const value = row => parseFloat(row.cells[place].dataset.value);
-    const undefinedLast = (a, b) => Number.isNaN(a) - Number.isNaN(b);
-    const rows = [...body.rows].sort((one, other) => {
-      const a = value(one), b = value(other);
-      return undefinedLast(a, b) || (rising ? a - b : b - a) || 0;
-    });
-    body.append(...rows);
-    headings.forEach(other => other.removeAttribute("aria-sort"));
-    heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
-  }));
-}
-
-const data = JSON.parse(document.getElementById("data").textContent);
-const settings = {responsive: true, displayModeBar: false};
-const narrow = matchMedia("(max-width: 44rem)").matches;
-
-function draw() {
-  const style = getComputedStyle(document.documentElement);
-  const colour = name => style.getPropertyValue("--" + name).trim();
-  const axis = extra => ({gridcolor: colour("line"), zeroline: false, fixedrange: true, automargin: true, ...extra});
-  const percent = extra => axis({ticksuffix: " %", ...extra});
-  const layout = extra => ({
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false,
-    font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("faint")},
-    margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom"},
-    hoverlabel: {bgcolor: colour("raised"), bordercolor: colour("line"), font: {color: colour("ink")}}, ...extra,
-  });
-
-  // The colour runs with the square root of the share, so that small shares can be seen.
-  const top = Math.max(...data.shares.flat()), ticks = [0, 1, 5, 20, 50, 100].filter(share => share <= top);
-  const height = Math.min(900, Math.max(180, 110 + 20 * data.clients.length));
-  document.getElementById("labels").style.height = height + "px";
-  Plotly.react("labels", [{
-    type: "heatmap", z: data.shares.map(row => row.map(Math.sqrt)), y: data.clients.map(client => "client " + client),
-    customdata: data.shares.map((row, i) => row.map((share, j) => [share, data.counts[i][j]])), zmin: 0,
-    colorscale: [[0, colour("none")], [0.45, colour("some")], [1, colour("most")]], xgap: narrow ? 0 : 1,
-    ygap: data.clients.length > 50 ? 0 : 1,
-    hovertemplate: "%{y}, class %{x}<br>%{customdata[0]:.1f} %, %{customdata[1]} images<extra></extra>",
-    colorbar: {thickness: 10, outlinewidth: 0, tickvals: ticks.map(Math.sqrt), ticktext: ticks.map(share => share + " %")},
-  }], layout({
-    xaxis: axis({title: {text: "class"}, showgrid: false}),
-    yaxis: axis({autorange: "reversed", showgrid: false, type: "category", tickmode: "auto", nticks: 40}),
-  }), settings);
-
-  const curves = data.curves;
-  const apart = (rows, filler) => rows.flatMap(row => [...row, filler]);
-  const clients = (rows, hue) => ({
-    x: apart(rows.map(() => curves.coverage), null), y: apart(rows, null), mode: "lines", showlegend: false,
-    customdata: apart(rows.map((row, i) => row.map(() => curves.clients[i])), null),
-    line: {color: hue, width: 1}, opacity: Math.max(0.12, Math.min(0.45, 4 / rows.length)),
-    hovertemplate: "client %{customdata}<br>coverage %{x:.0f} %: %{y:.1f} %<extra></extra>",
-  });
-  const mean = (name, y, hue, dash) => ({
-    x: curves.coverage, y, name, mode: "lines", line: {color: hue, width: 3, dash},
-    hovertemplate: name + "<br>coverage %{x:.0f} %: %{y:.1f} %<extra></extra>",
-  });
-  const coverage = percent({title: {text: "coverage"}, range: [-0.5, 100.5], dtick: 20});
-  Plotly.react("answered", [
-    clients(curves.answered, colour("local")), mean("mean", curves.answered_mean, colour("local")),
-  ], layout({xaxis: coverage, yaxis: percent(), showlegend: true}), settings);
-  Plotly.react("overall", [
-    clients(curves.overall, colour("remote")),
-    mean("mean", curves.overall_mean, colour("remote")),
-    mean("mean, server knows the prior", curves.prior_mean, colour("prior"), "dash"),
-    {x: data.calibrated.coverage, y: data.calibrated.overall, mode: "markers", showlegend: false, cliponaxis: false,
-      customdata: data.clients, opacity: Math.max(0.25, Math.min(1, 50 / data.clients.length)),
-      marker: {color: colour("paper"), size: 6, line: {color: colour("remote"), width: 1.5}},
-      hovertemplate: "client %{customdata}, calibrated<br>coverage %{x:.1f} %: %{y:.1f} %<extra></extra>"},
-    {x: [data.calibrated.mean[0]], y: [data.calibrated.mean[1]], mode: "markers", showlegend: false, cliponaxis: false,
-      marker: {color: colour("remote"), size: 11, line: {color: colour("paper"), width: 2}},
-      hovertemplate: "mean, calibrated<br>coverage %{x:.1f} %: %{y:.1f} %<extra></extra>"},
-  ], layout({xaxis: coverage, yaxis: percent()}), settings);
-
-  const rounds = data.rounds;
-  document.getElementById("rounds-section").hidden = !rounds.name.length;
-  if (!rounds.name.length) return;
-  const line = (name, y, hue) => ({
-    x: rounds.name, y, name, mode: "lines+markers", line: {color: hue, width: 2}, marker: {size: 6},
-    hovertemplate: name + " after %{x}: %{y:.1f} %<extra></extra>",
-  });
-  Plotly.react("rounds", [
-    line("local", rounds.local, colour("local")), line("remote", rounds.remote, colour("remote")),
-    line("overall", rounds.overall, colour("ink")),
-  ], layout({xaxis: axis({type: "category"}), yaxis: percent()}), settings);
-}
-
-draw();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+$script
+$plots
 </script>
 </body>
 </html>

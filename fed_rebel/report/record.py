@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fed_rebel.report.columns import COLUMNS
+from fed_rebel.report.queries import Queries, queries_of
 from fed_rebel.report.rounds import read_rounds
 from partitions import Partition
 
-CLIENTS = [*(column.key for column in COLUMNS), "test_size", "threshold_pooled", "gain_prior"]
+CLIENTS = [*(column.key for column in COLUMNS), "local_acc_answered", "remote_acc_sent"]
+CLIENTS += ["test_size", "threshold", "threshold_pooled"]
 PREDICTIONS = ["client", "split", "label", "local_label", "score", "remote_label", "remote_prior_label"]
 
 T = TypeVar("T")
@@ -28,9 +30,25 @@ class RunRecord:
     settings: dict[str, Any]  # the tree of settings.toml
     fingerprint: str  # of the partition
     histograms: NDArray[np.int64]  # [clients, C] training images of each class, rows as in `clients`
-    clients: pd.DataFrame  # clients.csv
+    clients: pd.DataFrame  # clients.csv, and `gain_from_server`: overall minus local accuracy
     predictions: pd.DataFrame  # predictions.parquet
+    queries: Queries  # of its test rows
     rounds: pd.DataFrame  # rounds.jsonl, see `read_rounds`
+
+    @property
+    def labels_early(self) -> bool:
+        """Whether the clients have an early classifier: without one nothing is answered alone."""
+        return bool(self.clients["local_acc"].notna().any())
+
+    @property
+    def server_prior(self) -> bool:
+        """Whether the run is evaluated with the server's answers corrected by the client's label shares."""
+        return bool(self.settings.get("exits", {}).get("server_prior", False))
+
+    @property
+    def remote_acc(self) -> "pd.Series[float]":
+        """[clients] remote accuracy of the kind that `gain` is over."""
+        return self.clients["remote_acc_prior" if self.server_prior else "remote_acc"]
 
 
 def read_run(run: Path) -> RunRecord:
@@ -40,7 +58,7 @@ def read_run(run: Path) -> RunRecord:
     """
     settings = _read(run / "settings.toml", lambda path: tomllib.loads(path.read_text(encoding="utf-8")))
     partition = _read(run / "partition.npz", Partition.load)
-    clients = _read(run / "clients.csv", pd.read_csv)
+    clients = _read(run / "clients.csv", lambda path: pd.read_csv(path, float_precision="round_trip"))
     predictions = _read(run / "predictions.parquet", pd.read_parquet)
     for name, frame, wanted in (
         ("clients.csv", clients, CLIENTS),
@@ -51,6 +69,8 @@ def read_run(run: Path) -> RunRecord:
     named = clients["client"].tolist()
     if set(predictions.loc[predictions["split"] == "test", "client"]) != set(named) or not named:
         raise ValueError(f"{run / 'predictions.parquet'}: its test rows must be of the clients in clients.csv")
+    clients["gain_from_server"] = clients["overall_acc"] - clients["local_acc"]
+    exits = settings.get("exits", {})
     return RunRecord(
         name=run.resolve().name,
         settings=settings,
@@ -58,6 +78,7 @@ def read_run(run: Path) -> RunRecord:
         histograms=_histograms(partition, named),
         clients=clients,
         predictions=predictions,
+        queries=queries_of(predictions, clients, exits, partition.classes),
         rounds=read_rounds(run / "rounds.jsonl"),
     )
 

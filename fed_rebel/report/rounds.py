@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 ACCURACIES = ("local_acc", "remote_acc", "overall_acc")
+BAND = (0.1, 0.9)
+"""The quantiles over clients between which a band lies: all but the lowest and the highest tenth."""
 
 
 def read_rounds(path: Path) -> pd.DataFrame:
@@ -29,5 +31,13 @@ def read_rounds(path: Path) -> pd.DataFrame:
 
 def mean_accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
     """Plain means over clients of the accuracies: a row an evaluated round, in the order of running."""
-    means = rounds.groupby(["stage", "round"], sort=False)[list(ACCURACIES)].mean()
-    return means.dropna(how="all").reset_index()
+    return accuracies(rounds)[["stage", "round", *ACCURACIES]]
+
+
+def accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
+    """A row an evaluated round, in the order of running: of each accuracy the plain mean over clients, as `<name>`, and
+    the quantiles of `BAND`, as `<name>_low` and `<name>_high`."""
+    by_round = rounds.groupby(["stage", "round"], sort=False)[list(ACCURACIES)]
+    means, low, high = by_round.mean(), by_round.quantile(BAND[0]), by_round.quantile(BAND[1])
+    table = means.join(low, rsuffix="_low").join(high, rsuffix="_high")
+    return table.dropna(how="all").reset_index()

@@ -30,7 +30,7 @@ from fed_rebel.report.record import RunRecord
 from fed_rebel.report.rounds import accuracies
 from fed_rebel.report.specialisation import local_accuracy, local_share, overlap
 
-SHARES = LinearSegmentedColormap.from_list("shares", ["#f6f8fa", "#9ecae1", "#2b7bba", "#08306b"])
+SHARES = LinearSegmentedColormap.from_list("shares", ["#e4e9f0", "#9ecae1", "#2b7bba", "#08306b"])
 FEW = 30
 """Up to so many clients each is named on its axis."""
 
@@ -80,7 +80,7 @@ def label_shares(record: RunRecord) -> Picture:
     figure, axes = _matrix(record)
     colours = colormaps["hsv"]
     image = colours(painted / classes)
-    image[..., :3] = 0.45 + 0.55 * image[..., :3]  # pale, so that numbers can be read on it
+    image[..., :3] = 0.6 + 0.4 * image[..., :3]  # pale, so that numbers can be read on it
     edges = np.zeros_like(places, bool)
     edges[:, 1:] = places[:, 1:] != places[:, :-1]
     image[edges] = 1

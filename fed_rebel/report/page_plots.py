@@ -2,6 +2,12 @@
 
 # ruff: noqa: E501
 PLOTS = r"""
+// Plotly is the largest part of the page by far: it is read when the first figure comes into view, not before the table is shown.
+function withPlotly() {
+  if (!window.Plotly) document.head.append(Object.assign(document.createElement("script"), {textContent: byId("plotly").textContent}));
+  return window.Plotly;
+}
+
 const narrow = matchMedia("(max-width: 44rem)").matches;
 const settings = {responsive: true, displayModeBar: false};
 const names = data.clients.map(client => "client " + client);
@@ -12,7 +18,7 @@ const inPercent = extra => axis({ticksuffix: " %", ...extra});
 const layout = extra => ({
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false,
   font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("faint")},
-  margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom"},
+  margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal"},
   hoverlabel: {bgcolor: colour("raised"), bordercolor: colour("line"), font: {color: colour("ink")}}, ...extra,
 });
 const shades = () => [[0, colour("none")], [0.45, colour("some")], [1, colour("most")]];
@@ -22,8 +28,8 @@ const faded = count => Math.max(0.3, Math.min(0.9, 60 / count));
 // ---- Matrices: a row a client.
 
 function matrix(packed, width) {
-  const values = new Uint16Array(bytes(packed));
-  return data.clients.map((_, row) => Array.from(values.subarray(row * width, (row + 1) * width), value => value === 65535 ? null : value / 100));
+  const values = Float32Array.from(new Uint16Array(bytes(packed)), value => value === 65535 ? NaN : value / 10000);
+  return data.clients.map((_, row) => values.subarray(row * width, (row + 1) * width));
 }
 const clientRows = () => axis({autorange: "reversed", showgrid: false, type: "category", tickmode: "auto", nticks: 40});
 
@@ -68,13 +74,13 @@ function drawLabelShares() {
 }
 
 const drawByClass = (packed, what) => () => [[{
-  type: "heatmap", z: matrix(packed, data.classes.count), y: names, zmin: 0, zmax: 100, colorscale: shades(),
+  type: "heatmap", z: matrix(packed, data.classes.count).map(row => row.map(share => 100 * share)), y: names, zmin: 0, zmax: 100, colorscale: shades(),
   xgap: narrow || names.length > 50 ? 0 : 1, ygap: names.length > 50 ? 0 : 1, hoverongaps: false,
   hovertemplate: `%{y}, class %{x}<br>%{z:.1f} % ${what}<extra></extra>`, colorbar: bar({ticksuffix: " %", dtick: 25}),
 }], layout({xaxis: axis({title: {text: "class"}, showgrid: false}), yaxis: clientRows()})];
 
 function drawOverlap() {
-  const z = matrix(data.overlap, names.length).map(row => row.map(value => value === null ? null : value / 100));
+  const z = matrix(data.overlap, names.length);
   const few = names.length <= (narrow ? 6 : 12);
   return [[{
     type: "heatmap", z, x: names, y: names, zmin: 0, zmax: 1, colorscale: shades(), hoverongaps: false,
@@ -123,15 +129,17 @@ const dots = (key, hue, symbol) => ({
   marker: {color: colour("paper"), size: 7, symbol, line: {color: hue, width: 1.5}},
   hovertemplate: "client %{customdata[0]}, now<br>coverage %{x:.1f} %: %{y:.1f} %<extra></extra>",
 });
+const DOTS = {"answered": ["local_acc_answered", "local"], "overall": ["overall_acc", data.serverPrior ? "prior" : "remote"]};
+const dotsOf = id => { const [key, hue] = DOTS[id]; return dots(key, colour(hue), "circle"); };
 const drawAnswered = () => [[
   everyCurve(data.curves.answered, colour("local")), meanCurve("mean", data.curves.answered_mean, colour("local")),
-  dots("local_acc_answered", colour("local"), "circle"),
+  dotsOf("answered"),
 ], layout({xaxis: coverageAxis(), yaxis: inPercent(), showlegend: true})];
 const drawOverall = () => [[
   everyCurve(data.curves.overall, colour(data.serverPrior ? "prior" : "remote")),
   meanCurve("mean", data.curves.overall_mean, colour("remote")),
   meanCurve("mean, server knows the label shares", data.curves.prior_mean, colour("prior"), "dash"),
-  dots("overall_acc", colour(data.serverPrior ? "prior" : "remote"), "circle"),
+  dotsOf("overall"),
 ], layout({xaxis: coverageAxis(), yaxis: inPercent()})];
 
 function drawRounds() {
@@ -155,15 +163,19 @@ function drawRounds() {
 // ---- The open client.
 
 const classAxis = classes => axis({type: "category", categoryorder: "array", categoryarray: classes, title: {text: "class"}, showgrid: false, nticks: narrow ? 12 : 40});
-function classesOf(client) {
-  const {starts, label, local} = queries(), met = new Set();
-  for (let j = starts[client]; j < starts[client + 1]; j++) { met.add(label[j]); if (data.labelsEarly) met.add(local[j]); }
-  const counts = data.counts[client], all = counts.map((_, c) => c).filter(c => counts[c] || met.has(c));
-  return all.sort((a, b) => counts[b] - counts[a] || a - b).map(String);
+// The classes among a client's test queries and its early classifier's answers, in the order of its training images.
+function classesMet() {
+  const {starts, label, local} = queries(), counts = data.counts[opened], met = new Set();
+  for (let j = starts[opened]; j < starts[opened + 1]; j++) { met.add(label[j]); met.add(local[j]); }
+  return [...met].sort((a, b) => counts[b] - counts[a] || a - b).map(String);
+}
+function classesHeld() {
+  const counts = data.counts[opened];
+  return counts.map((_, c) => c).filter(c => counts[c]).sort((a, b) => counts[b] - counts[a] || a - b).map(String);
 }
 
 function drawClientHistogram() {
-  const classes = classesOf(opened).filter(c => data.counts[opened][c]);
+  const classes = classesHeld();
   return [[{
     type: "bar", x: classes, y: classes.map(c => data.counts[opened][c]), marker: {color: colour("remote")},
     hovertemplate: "class %{x}: %{y} images<extra></extra>",
@@ -171,7 +183,7 @@ function drawClientHistogram() {
 }
 
 function drawClientRouting() {
-  const {starts, label, local, remote} = queries(), classes = classesOf(opened);
+  const {starts, label, local, remote} = queries(), classes = classesMet();
   const kinds = [["alone, right", "local", ""], ["alone, wrong", "local", "x"], ["sent, right", "remote", "/"], ["sent, wrong", "remote", "."]];
   const counts = kinds.map(() => Object.fromEntries(classes.map(c => [c, 0])));
   for (let j = starts[opened]; j < starts[opened + 1]; j++) {
@@ -208,7 +220,7 @@ function drawClientCurve() {
 }
 
 const drawConfusion = onlyAlone => () => {
-  const {starts, label, local} = queries(), classes = classesOf(opened), place = new Map(classes.map((c, i) => [Number(c), i]));
+  const {starts, label, local} = queries(), classes = classesMet(), place = new Map(classes.map((c, i) => [Number(c), i]));
   const counts = classes.map(() => new Array(classes.length).fill(0));
   for (let j = starts[opened]; j < starts[opened + 1]; j++) {
     if (!onlyAlone || now.alone(opened, j)) counts[place.get(label[j])][place.get(local[j])]++;
@@ -231,7 +243,6 @@ const FIGURES = {
   "class-share": drawByClass(data.classes.share, "answered alone"), "class-accuracy": drawByClass(data.classes.accuracy, "right"),
   "overlap": drawOverlap, "rounds": drawRounds,
 };
-const FOLLOWING = ["gain-from-server", "gain-over-remote", "answered", "overall"];
 const OF_CLIENT = {
   "client-histogram": drawClientHistogram, "client-routing": drawClientRouting, "client-curve": drawClientCurve,
   "client-confusion": drawConfusion(false), "client-confusion-alone": drawConfusion(true),
@@ -242,15 +253,24 @@ function draw(id) {
   const node = byId(id), isNew = !node.classList.contains("js-plotly-plot");
   if (!node.offsetParent) return;  // hidden: the run has no such numbers
   stale.delete(id);
-  Plotly.react(node, ...FIGURES[id](), settings);
+  withPlotly().react(node, ...FIGURES[id](), settings);
   if (isNew) node.on("plotly_click", ({points: [{customdata}]}) => { if (Array.isArray(customdata) && customdata.length === 2 && node.dataset.opens) openClient(customdata[1]); });
 }
 function redraw(ids) {
   ids.forEach(id => stale.add(id));
   ids.filter(id => inView.has(id)).forEach(draw);
 }
+// After the threshold has moved. A thousand curves stand still: only the dots on them, the last trace, are drawn again.
+function follow() {
+  redraw(["gain-from-server", "gain-over-remote"]);
+  for (const id of Object.keys(DOTS)) {
+    if (stale.has(id)) continue;
+    const {x, y} = dotsOf(id), still = {transition: {duration: 0}, frame: {duration: 0, redraw: false}};
+    withPlotly().animate(id, {data: [{x, y}], traces: [byId(id).data.length - 1]}, {...still, mode: "immediate"});
+  }
+}
 function drawClient() {
-  for (const [id, figure] of Object.entries(OF_CLIENT)) if (byId(id).offsetParent) Plotly.react(byId(id), ...figure(), settings);
+  for (const [id, figure] of Object.entries(OF_CLIENT)) if (byId(id).offsetParent) withPlotly().react(byId(id), ...figure(), settings);
 }
 
 byId("rounds-section").hidden = !data.rounds.name.length;
@@ -265,5 +285,5 @@ Object.keys(FIGURES).forEach(id => watcher.observe(byId(id)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { redraw(Object.keys(FIGURES)); if (opened !== null) drawClient(); });
 addEventListener("beforeprint", () => [...stale].forEach(draw));
 toCalibrated();
-writeNumbers();
+writeMeans();
 """

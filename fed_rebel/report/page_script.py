@@ -121,18 +121,20 @@ const put = (follower, value) => {
   follower.cell.textContent = back ? follower.text : follower.write(value);
   if (follower.value !== undefined) follower.cell.dataset.value = back ? follower.value : value;
 };
-const unsigned = key => value => percent(value).replace("-", "−");
-const followers = {
+const unsigned = value => percent(value).replace("-", "−");
+let followers = null;
+const findFollowers = () => ({
   clients: rowOf.map(row => movingCells(row).map((cell, i) => follower(cell, writer(MOVING[i])))),
   mean: movingCells(table.tFoot.rows[0]).map((cell, i) => follower(cell, writer(MOVING[i]))),
-  deviation: movingCells(table.tFoot.rows[1]).map((cell, i) => follower(cell, unsigned(MOVING[i]))),
+  deviation: movingCells(table.tFoot.rows[1]).map((cell, i) => follower(cell, unsigned)),
   tiles: [...document.querySelectorAll(".tiles dd[data-key]")].map(cell => {
     const key = cell.dataset.key, write = writer(key);
     return {key, ...follower(cell, value => write(value) + (write === percent && Number.isFinite(value) ? " %" : ""))};
   }),
-};
+});
 
 function writeNumbers() {
+  followers ??= findFollowers();
   MOVING.forEach((key, i) => {
     const values = now.rows[key];
     followers.clients.forEach((row, client) => put(row[i], values[client]));
@@ -140,10 +142,15 @@ function writeNumbers() {
     put(followers.deviation[i], deviation(values));
   });
   followers.tiles.forEach(tile => put(tile, mean(now.rows[tile.key])));
+  writeMeans();
+}
+
+function writeMeans() {
   const {rows} = now, of = key => writer(key)(mean(rows[key]));
-  byId("now").textContent = `${described()}. Means: coverage ${of("coverage")} %, local ${of("local_acc_answered")} % of the answered, ` +
+  const text = `${described()}. Means: coverage ${of("coverage")} %, local ${of("local_acc_answered")} % of the answered, ` +
     `remote ${of("remote_acc_sent")} % of the sent, overall ${of("overall_acc")} %, ` +
     `gain ${of("gain_from_server")} from the server, ${of("gain")} over remote.`;
+  byId("now").textContent = text.replaceAll(" %", "\u00a0%");
 }
 
 function described() {
@@ -170,14 +177,20 @@ headings.forEach(heading => heading.firstChild.addEventListener("click", () => {
   sort(heading, heading.getAttribute("aria-sort") !== "ascending");
 }));
 
+// The place of the column that is called so, else of the first whose name begins so; -1 where there is none.
+function columnNamed(name) {
+  const called = fits => headings.findIndex((heading, place) => fits(columns[place]) || fits(heading.textContent.toLowerCase()));
+  const exactly = called(text => text === name);
+  return exactly >= 0 ? exactly : called(text => text.startsWith(name));
+}
+
 // A number finds the clients that begin with it; a condition such as gini>0.9 compares what is printed in a column.
 function search() {
   const terms = byId("search").value.toLowerCase().replace(/\s*([<>=]+)\s*/g, "$1").split(/\s+/).filter(Boolean);
   const tests = terms.map(term => {
     const [, name, sign, bound] = term.match(/^([a-z_]+)(<=|>=|<|>|=)(-?[\d.]+)$/) || [];
-    const named = name && headings.findIndex((heading, place) =>
-      columns[place].startsWith(name) || heading.textContent.toLowerCase().startsWith(name));
-    if (!name || named < 0) return row => row.cells[0].textContent.startsWith(term);
+    const named = name ? columnNamed(name) : -1;
+    if (named < 0) return row => row.cells[0].textContent.startsWith(term);
     const printed = row => parseFloat(row.cells[named].textContent.replace("−", "-").replace(/[*,]/g, ""));
     const compare = {"<": v => v < bound, ">": v => v > bound, "<=": v => v <= bound, ">=": v => v >= bound, "=": v => v === Number(bound)}[sign];
     return row => compare(printed(row));
@@ -256,7 +269,7 @@ const scoreText = text => text === "inf" ? "∞ (nothing alone)" : text === "-in
 
 const form = byId("threshold"), slider = byId("share");
 const toCalibrated = () => { slider.value = Math.round(100 * mean(calibrated.coverage)); };
-let asked = false;
+let asked = false, resting = null;  // the numbers move with the slider, the figures when it rests
 function move() {
   now = setTo(form.elements.kind.value, slider.value / 100);
   if (now.kind === "calibrated") toCalibrated();
@@ -267,8 +280,9 @@ function move() {
     slider.setAttribute("aria-valuetext", described());
     writeNumbers();
     if (opened !== null) { writeClient(); drawClient(); }
-    redraw(FOLLOWING);
   });
+  clearTimeout(resting);
+  resting = setTimeout(follow, 60);
 }
 function settle() {  // an order or a search that rests on moving numbers is made anew once they stand
   const heading = headings.find(heading => heading.hasAttribute("aria-sort"));

@@ -4,15 +4,16 @@
 STYLE = """
 :root {
   --paper: #ffffff; --raised: #f6f7f9; --ink: #1d2227; --faint: #5d6672; --line: #e2e5e9;
-  --local: #c2500a; --remote: #0072b2; --prior: #00805e; --none: #f1f3f6; --some: #8fc1e3; --most: #08306b;
+  --local: #c2500a; --remote: #0072b2; --prior: #00805e; --none: #e4e9f0; --some: #8fc1e3; --most: #08306b;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --raised: #1c2026; --ink: #e8eaed; --faint: #9aa3ae; --line: #2d333b;
-    --local: #f08c4a; --remote: #56b4e9; --prior: #35c397; --none: #1c2026; --some: #24618f; --most: #cfe8fa;
+    --local: #f08c4a; --remote: #56b4e9; --prior: #35c397; --none: #272d36; --some: #24618f; --most: #cfe8fa;
   }
 }
 * { box-sizing: border-box; }
+html { scroll-padding-top: 8rem; }  /* the threshold stays on top */
 [hidden] { display: none !important; }
 body {
   margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
@@ -58,7 +59,7 @@ table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.
 th, td { padding: 0.35rem 0.5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead { position: sticky; top: 0; z-index: 2; }
 thead th, thead td { background: var(--paper); color: var(--faint); font-weight: 500; }
-.clients thead th { white-space: pre-line; vertical-align: bottom; line-height: 1.25; }
+.clients thead th { white-space: pre; vertical-align: bottom; line-height: 1.25; }
 .clients thead tr:first-child > * { padding-block: 0.4rem 0.1rem; border-bottom: 0; text-align: center; font-size: 0.8rem; }
 .clients thead tr:first-child th { box-shadow: inset 0 -1px var(--line), inset 6px 0 var(--paper), inset -6px 0 var(--paper); }
 .clients tbody tr { cursor: pointer; }
@@ -81,7 +82,7 @@ th[aria-sort="ascending"] button::after { content: " ↑"; }
 th[aria-sort="descending"] button::after { content: " ↓"; }
 
 .client { margin-top: 1.5rem; padding: 1rem 1.25rem 1.25rem; border: 1px solid var(--line); border-radius: 0.5rem;
-  border-left: 4px solid var(--remote); scroll-margin-top: 8rem; }
+  border-left: 4px solid var(--remote); }
 .client header { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; }
 .client h2 { margin: 0; }
 .client header button { padding: 0.2rem 0.75rem; border: 1px solid var(--line); border-radius: 0.35rem; font-size: 0.875rem; }
@@ -91,6 +92,7 @@ th[aria-sort="descending"] button::after { content: " ↓"; }
 .figure.square { height: min(36rem, 90vw); max-width: 42rem; }
 footer { margin-top: 3.5rem; }
 @media (max-width: 44rem) {
+  html { scroll-padding-top: 12rem; }
   body { padding-top: 1.5rem; }
   h1 { font-size: 1.4rem; }
   .sentence { font-size: 1.1rem; }
@@ -99,7 +101,7 @@ footer { margin-top: 3.5rem; }
   .threshold { grid-template-columns: 1fr; }
   .threshold fieldset { gap: 0.1rem 0.8rem; font-size: 0.85rem; }
   .threshold output, .slide { font-size: 0.8rem; }
-  .client { padding-inline: 0.75rem; scroll-margin-top: 12rem; }
+  .client { padding-inline: 0.75rem; }
   .pair { grid-template-columns: 1fr; }
   .figure { height: 18rem; }
   tbody tr > :first-child, tfoot tr > :first-child { position: sticky; left: 0; }

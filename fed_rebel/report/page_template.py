@@ -31,8 +31,8 @@ $tiles
 <fieldset>
 <legend>What a client answers alone</legend>
 <label><input type="radio" name="kind" value="calibrated" checked autocomplete="off">calibrated</label>
-<label><input type="radio" name="kind" value="threshold" autocomplete="off">one threshold for all</label>
-<label><input type="radio" name="kind" value="coverage" autocomplete="off">one coverage for all</label>
+<label><input type="radio" name="kind" value="threshold" autocomplete="off">one threshold</label>
+<label><input type="radio" name="kind" value="coverage" autocomplete="off">one coverage</label>
 </fieldset>
 <div class="slide"><label for="share">nothing</label>
 <input type="range" id="share" min="0" max="100" step="0.5" autocomplete="off"
@@ -160,7 +160,7 @@ $summary
 figures/ too, as PNG and PDF, with their numbers as CSV.</footer>
 
 <script type="application/json" id="data">$data</script>
-<script>$plotly</script>
+<script type="text/plain" id="plotly">$plotly</script>
 <script>
 "use strict";
 $script

@@ -27,13 +27,13 @@ class Picture:
     numbers: pd.DataFrame
 
     def write(self, folder: Path, replace: Callable[[Path, bytes], None]) -> None:
-        """Write `<name>.png`, `<name>.pdf` and `<name>.csv` with `replace(path, content)`. The same picture gives the
+        """Write `<name>.png`, `<name>.pdf` and `<name>.csv`, six digits a number, with `replace(path, content)`. The same picture gives the
         same bytes."""
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             self.figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
             replace(folder / f"{self.name}.{kind}", buffer.getvalue())
-        replace(folder / f"{self.name}.csv", self.numbers.to_csv(index=False).encode())
+        replace(folder / f"{self.name}.csv", self.numbers.to_csv(index=False, float_format="%.6g").encode())
 
 
 def canvas(width: float, height: float, columns: int = 1, *, share_y: bool = True) -> tuple[Figure, list[Axes]]:

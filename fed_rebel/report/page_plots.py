@@ -262,11 +262,13 @@ function redraw(ids) {
 }
 // After the threshold has moved. A thousand curves stand still: only the dots on them, the last trace, are drawn again.
 function follow() {
+  if (opened !== null) { writeClient(); drawClient(); }
   redraw(["gain-from-server", "gain-over-remote"]);
   for (const id of Object.keys(DOTS)) {
     if (stale.has(id)) continue;
     const {x, y} = dotsOf(id), still = {transition: {duration: 0}, frame: {duration: 0, redraw: false}};
-    withPlotly().animate(id, {data: [{x, y}], traces: [byId(id).data.length - 1]}, {...still, mode: "immediate"});
+    withPlotly().animate(id, {data: [{x, y}], traces: [byId(id).data.length - 1]}, {...still, mode: "immediate"})
+      .catch(() => {});  // overtaken by the next
   }
 }
 function drawClient() {

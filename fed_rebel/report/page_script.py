@@ -269,20 +269,14 @@ const scoreText = text => text === "inf" ? "∞ (nothing alone)" : text === "-in
 
 const form = byId("threshold"), slider = byId("share");
 const toCalibrated = () => { slider.value = Math.round(100 * mean(calibrated.coverage)); };
-let asked = false, resting = null;  // the numbers move with the slider, the figures when it rests
+let resting = null;
 function move() {
   now = setTo(form.elements.kind.value, slider.value / 100);
   if (now.kind === "calibrated") toCalibrated();
-  if (asked) return;
-  asked = true;
-  requestAnimationFrame(() => {
-    asked = false;
-    slider.setAttribute("aria-valuetext", described());
-    writeNumbers();
-    if (opened !== null) { writeClient(); drawClient(); }
-  });
+  slider.setAttribute("aria-valuetext", described());
+  writeNumbers();
   clearTimeout(resting);
-  resting = setTimeout(follow, 60);
+  resting = setTimeout(follow, 60);  // the numbers move with the slider, the figures when it rests
 }
 function settle() {  // an order or a search that rests on moving numbers is made anew once they stand
   const heading = headings.find(heading => heading.hasAttribute("aria-sort"));
@@ -295,7 +289,7 @@ slider.addEventListener("input", () => {
 });
 form.addEventListener("change", event => {
   if (event.target !== slider) move();
-  requestAnimationFrame(settle);
+  settle();
 });
 form.addEventListener("submit", event => event.preventDefault());
 """

@@ -27,8 +27,10 @@ class Picture:
     numbers: pd.DataFrame
 
     def write(self, folder: Path, replace: Callable[[Path, bytes], None]) -> None:
-        """Write `<name>.png`, `<name>.pdf` and `<name>.csv`, six digits a number, with `replace(path, content)`. The same picture gives the
-        same bytes."""
+        """Write `<name>.png`, `<name>.pdf` and `<name>.csv`, six digits a number, with `replace(path, content)`.
+
+        The same picture gives the same bytes.
+        """
         for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             self.figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)

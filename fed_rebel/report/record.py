@@ -58,7 +58,8 @@ def read_run(run: Path) -> RunRecord:
     """
     settings = _read(run / "settings.toml", lambda path: tomllib.loads(path.read_text(encoding="utf-8")))
     partition = _read(run / "partition.npz", Partition.load)
-    clients = _read(run / "clients.csv", lambda path: pd.read_csv(path, float_precision="round_trip"))
+    # Thresholds to the last bit: one may be a score itself, and that query is answered.
+    clients = _read(run / "clients.csv", lambda path: pd.read_csv(path, converters={"threshold": float}))
     predictions = _read(run / "predictions.parquet", pd.read_parquet)
     for name, frame, wanted in (
         ("clients.csv", clients, CLIENTS),

@@ -29,15 +29,10 @@ def read_rounds(path: Path) -> pd.DataFrame:
     return rounds.drop_duplicates(["stage", "round", "client"], keep="last")
 
 
-def mean_accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Plain means over clients of the accuracies: a row an evaluated round, in the order of running."""
-    return accuracies(rounds)[["stage", "round", *ACCURACIES]]
-
-
 def accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
     """A row an evaluated round, in the order of running: of each accuracy the plain mean over clients, as `<name>`, and
     the quantiles of `BAND`, as `<name>_low` and `<name>_high`."""
     by_round = rounds.groupby(["stage", "round"], sort=False)[list(ACCURACIES)]
-    means, low, high = by_round.mean(), by_round.quantile(BAND[0]), by_round.quantile(BAND[1])
-    table = means.join(low, rsuffix="_low").join(high, rsuffix="_high")
+    low, high = (by_round.quantile(quantile) for quantile in BAND)
+    table = pd.concat([by_round.mean(), low.add_suffix("_low"), high.add_suffix("_high")], axis=1)
     return table.dropna(how="all").reset_index()

@@ -97,7 +97,7 @@ function byGini(values, hue, symbol, what) {
     hovertemplate: `client %{customdata[0]}, Gini %{x:.2f}<br>%{y:.1f} ${what}<extra></extra>`,
   };
 }
-const giniAxis = () => axis({title: {text: "Gini of the client's labels"}, tickformat: ".2~f", nticks: 8});
+const giniAxis = () => axis({title: {text: "Gini of the client's labels"}, tickformat: ".3~f", nticks: 7});
 const drawGain = (key, hue, symbol) => () => [
   [byGini(now.rows[key].map(value => 100 * value), colour(hue), symbol, "points")],
   layout({xaxis: giniAxis(), yaxis: axis({title: {text: "points"}, zeroline: true, zerolinecolor: colour("faint")})}),

@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fed_rebel.cli import app
-from fed_rebel.exits import Target
+from fed_rebel.exits import Target, calibration_error
 from fed_rebel.study import tables
 from fed_rebel.study.claims import claims
 from fed_rebel.study.kumar import device_flops, layers_of
@@ -244,7 +244,7 @@ def test_the_calibration_error_is_that_of_a_slow_loop(pairs):
         if inside:
             gap = np.mean([r for _, r in inside]) - np.mean([c for c, _ in inside])
             expected += len(inside) / len(pairs) * abs(gap)
-    assert tables.calibration_error(confidence, right) == pytest.approx(expected, abs=1e-6)
+    assert calibration_error(confidence, right) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_areas_are_means_over_coverage_also_where_scores_are_tied():

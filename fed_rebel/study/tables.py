@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fed_rebel.cost import PartCost
-from fed_rebel.exits import Curve, Outcomes, Target, Thresholds
+from fed_rebel.exits import Curve, Outcomes, Target, Thresholds, calibration_error
 
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.5)
 TARGETS = tuple(map(Target.parse, ("best", "coverage:0.1", "coverage:0.2", "coverage:0.46", "accuracy:0.8")))
@@ -121,13 +121,6 @@ def reliability(answers: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
     grouped = test.assign(accuracy=right, bin=place).groupby(["variant", "bin"], sort=False)
     table = grouped.agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), images=("image", "size"))
     return table.reset_index().sort_values(["variant", "bin"], ignore_index=True)
-
-
-def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, Eq. 3): |accuracy - confidence| in bins of equal width, weighted."""
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, right - confidence.astype(np.float64), minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def table_2(

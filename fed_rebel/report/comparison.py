@@ -1,0 +1,181 @@
+"""What several runs show together: a setting of the grid is a group of runs that differ in their seed only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from fed_rebel.exits import Curve, Outcomes
+from fed_rebel.exits.shift import shift_rows
+from fed_rebel.report.columns import Column, index, percent, points
+from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
+from fed_rebel.report.record import read_run
+from fed_rebel.report.statistics import (
+    Estimate,
+    PairedDifference,
+    calibration_errors,
+    mean_interval,
+    paired_difference,
+    rank_correlation,
+)
+
+COVERAGE = np.linspace(0, 1, 101)
+"""Where curves are read."""
+COLUMNS = (
+    Column("gini", "Gini", index),
+    Column("local_acc", "local", percent),
+    Column("remote_acc", "remote", percent),
+    Column("overall_acc", "overall", percent),
+    Column("coverage", "coverage", percent),
+    Column("gain", "gain", points),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several runs, read; every table names the setting of the grid."""
+
+    runs: tuple[Run, ...]
+    keys: tuple[str, ...]
+    """The settings that the runs differ in, beside the seed."""
+    settings: tuple[str, ...]
+    """The names of the settings of the grid, ordered by their values."""
+    clients: pd.DataFrame
+    """A row a run and client: `load_runs`, `setting`, and what `_measured` adds."""
+    curves: pd.DataFrame
+    """Means over the clients of a run: `setting`, `seed`, `coverage`, `local_answered` (NaN at 0), `overall`."""
+    shift: pd.DataFrame
+    """Means over the clients of a run of `shift_rows`, with `setting` and `seed`; empty where no run can tell."""
+
+    def label(self, setting: str) -> str:
+        """A setting with its realised Gini: "alpha=0.01 (Gini 0.95)"."""
+        return f"{setting} (Gini {self.clients.loc[self.clients['setting'] == setting, 'gini'].mean():.2f})"
+
+    def runs_of(self, setting: str) -> list[Run]:
+        """The runs of a setting, a seed each."""
+        return [run for run in self.runs if setting_name(run.settings, self.keys) == setting]
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Read what the runs predicted, and measure it.
+
+    Raises ValueError, one line, where a run's file is missing or damaged, or two runs have the same settings and seed.
+    """
+    keys = tuple(grid_keys(runs))
+    ordered = sorted(runs, key=lambda run: (*(_rank(run, key) for key in keys), run.seed))
+    for one, other in combinations(ordered, 2):
+        if one.seed == other.seed and all(one.settings.get(key) == other.settings.get(key) for key in keys):
+            raise ValueError(f"{one.path} and {other.path}: the same settings and seed; name one of the two")
+    names = [setting_name(run.settings, keys) for run in ordered]
+    clients, curves, shifts = [], [], []
+    for run, setting in zip(ordered, names, strict=True):
+        predictions = read_run(run.path).predictions
+        about = {"setting": setting, "seed": run.seed}
+        clients.append(_measured(run, predictions))
+        if run.labels_early:
+            curves.append(_mean_curves(run, predictions).assign(**about))
+            shifts.append(_mean_shift(run, predictions).assign(**about))
+    table = clients_of(ordered)
+    table.insert(1, "setting", np.repeat(names, [len(run.clients) for run in ordered]))
+    return Comparison(
+        runs=tuple(ordered),
+        keys=keys,
+        settings=tuple(dict.fromkeys(names)),
+        clients=pd.concat([table, pd.concat(clients, ignore_index=True)], axis=1),
+        curves=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        shift=pd.concat(shifts, ignore_index=True) if shifts else pd.DataFrame(),
+    )
+
+
+def settings_table(comparison: Comparison) -> dict[str, tuple[int, dict[str, Estimate]]]:
+    """By setting the number of seeds, and by column the mean over seeds of the plain mean over clients."""
+    rows = {}
+    for setting in comparison.settings:
+        own = comparison.clients[comparison.clients["setting"] == setting]
+        means = own.groupby("seed")[[column.key for column in COLUMNS]].mean()
+        rows[setting] = (len(means), {column.key: mean_interval(means[column.key]) for column in COLUMNS})
+    return rows
+
+
+def bands(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Over the seeds of each setting: `setting`, x, and `mean`, `low` and `high` (the lowest and highest seed) of y."""
+    over_seeds = rows.groupby(["setting", x], sort=False)[y]
+    return over_seeds.agg(mean="mean", low="min", high="max").reset_index()
+
+
+def effect_of_skew(comparison: Comparison) -> Iterator[tuple[str, Estimate]]:
+    """Over all clients of runs that differ in nothing but the partition: rank correlation of Gini and gain.
+
+    Gives the name of what else is set (empty where the runs differ in nothing else) and the correlation.
+    """
+    rest = [key for key in comparison.keys if not key.startswith("partition.")]
+    names = {run.name: setting_name(run.settings, rest) if rest else "" for run in comparison.runs if run.labels_early}
+    for name in dict.fromkeys(names.values()):
+        own = comparison.clients[comparison.clients["run"].map(names) == name]
+        yield name, rank_correlation(own["gini"], own["gain"])
+
+
+def paired(comparison: Comparison, column: str) -> Iterator[tuple[str, str, PairedDifference]]:
+    """Each setting against each earlier one on the same partitions, where they differ in one key.
+
+    Gives the two names and the later minus the earlier in `column`.
+    """
+    of = {name: comparison.clients[comparison.clients["setting"] == name] for name in comparison.settings}
+    values = {name: comparison.runs_of(name)[0].settings for name in comparison.settings}
+    for earlier, later in combinations(comparison.settings, 2):
+        changed = [key for key in comparison.keys if values[earlier].get(key) != values[later].get(key)]
+        if len(changed) == 1 and set(of[earlier]["partition"]) & set(of[later]["partition"]):
+            yield earlier, later, paired_difference(of[later], of[earlier], column)
+
+
+def _rank(run: Run, key: str) -> tuple[bool, float, str]:
+    """Numbers by their value, before words in alphabetical order."""
+    value = run.settings.get(key, "")
+    return (True, 0.0, value) if isinstance(value, str) else (False, float(value), "")
+
+
+def _remote(run: Run) -> str:
+    """The column of the server's answers that the run's overall accuracy counts."""
+    return "remote_prior_label" if run.settings["exits.server_prior"] else "remote_label"
+
+
+def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:
+    test = predictions[predictions["split"] == "test"].groupby("client")
+    return {client: Outcomes.of(own, _remote(run)).curve() for client, own in test}
+
+
+def _measured(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Beside a run's `clients.csv`, row by row: `gain_over_local` (overall - local accuracy), `coverage_without_loss`
+    (the largest coverage of the test queries whose overall accuracy is no lower than with everything sent), and the
+    columns of `calibration_errors`; NaN where there is no early classifier."""
+    clients = run.clients
+    table = pd.DataFrame({"gain_over_local": clients["overall_acc"] - clients["local_acc"]})
+    added = ["coverage_without_loss", "temperature", "calibration_error", "calibration_error_scaled"]
+    if not run.labels_early:
+        return table.assign(**dict.fromkeys(["gain_over_local", *added], np.nan))
+    curves = _test_curves(run, predictions)
+    without_loss = {c: curve.coverage[curve.overall >= curve.overall[0]].max() for c, curve in curves.items()}
+    errors = calibration_errors(predictions).set_index("client")
+    table["coverage_without_loss"] = clients["client"].map(without_loss)
+    for name in added[1:]:
+        table[name] = clients["client"].map(errors[name])
+    return table
+
+
+def _mean_curves(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
+    curves = list(_test_curves(run, predictions).values())
+    return pd.DataFrame(
+        {
+            "coverage": COVERAGE,
+            "local_answered": np.mean([curve.local_answered_at(COVERAGE) for curve in curves], axis=0),
+            "overall": np.mean([curve.overall_at(COVERAGE) for curve in curves], axis=0),
+        }
+    )
+
+
+def _mean_shift(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
+    thresholds = run.clients.set_index("client")["threshold"]
+    rows = shift_rows(predictions, thresholds, remote=_remote(run))
+    return rows.groupby(["share", "kind"], as_index=False)[["answered", "wrong_alone", "overall"]].mean()

@@ -80,10 +80,91 @@ def resume(run: Annotated[Path, typer.Argument(help="The directory of a run that
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="The directory of a finished run.")]) -> None:
-    """Write report.html and figures/ into the directory of a finished run, and print its table of clients."""
+def sweep(
+    settings: SettingsFile = None,
+    preset: Preset = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE,...",
+            help="Change a setting; may be repeated. Commas make a grid: KEY=a,b,c; of several keys every combination. "
+            "A value that has a comma is quoted; in square brackets one value makes a grid too.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each combination, from the setting seed on.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the runs go; under runs/, named for what is swept, by default.", show_default=False),
+    ] = None,
+    runs_at_once: Annotated[
+        int | None,
+        typer.Option(min=1, help="Two where the machine has cores for two, by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a grid of settings times seeds, and write the report over all of them.
+
+    The same command again goes on: finished runs are skipped, begun ones go on, failed ones are tried again, and
+    another grid adds its runs. The cores are divided over the runs at once; where engine.kind is not set, a run whose
+    share is one client at a time is inline, which needs no Ray and gives the same bytes.
+
+    Example: fed-rebel sweep --preset cifar100 --set partition.alpha=0.01,0.1,1 --seeds 3 --out runs/alpha
+    """
     with _bad_input():
-        _report(run)
+        from fed_rebel.launch.grid import default_place, make_grid
+        from fed_rebel.settings import SettingsError
+
+        if settings is not None and preset is not None:
+            raise SettingsError(f"--preset {preset} and the file {settings}: give one of the two")
+        chosen = preset if settings is not None or preset is not None else "demo"
+        grid = make_grid(settings, chosen, changes or (), seeds)
+        place = out or default_place(grid)
+        with _display() as display:
+            from fed_rebel.launch.sweep import sweep as run_sweep
+            from fed_rebel.launch.sweep import swept_in
+
+            grid = make_grid(settings, chosen, changes or (), seeds, swept_in(place))
+            failed = run_sweep(grid, place, display, runs_at_once=runs_at_once)
+        if len(failed) < len(grid.runs):
+            _compare([place], place)
+    if failed:
+        print(
+            f"fed-rebel: {len(failed)} of {len(grid.runs)} runs failed: {', '.join(failed)}; the same command tries "
+            "them again",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of finished runs, or of sweeps.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the report over several runs goes: into the sweep's directory where one is given, else "
+            "into report/ here, by default.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a run, of a sweep, or of several runs side by side, and print its table.
+
+    Example: fed-rebel report runs/local-head runs/shared-head --out comparison
+    """
+    with _bad_input():
+        from fed_rebel.report import is_directory_of_runs
+        from fed_rebel.settings import SettingsError
+
+        if len(runs) > 1:
+            _compare(runs, out or Path("report"))
+        elif is_directory_of_runs(runs[0]):
+            _compare(runs, out or runs[0])
+        elif out is not None:
+            raise SettingsError(f"--out {out}: the report of one run goes into its directory; leave --out away")
+        else:
+            _report(runs[0])
 
 
 @app.command("settings")
@@ -222,6 +303,18 @@ def _report(run: Path) -> None:
     console = Console()
     console.print(clients_table(pd.read_csv(run / "clients.csv")))
     console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _compare(paths: list[Path], out: Path) -> None:
+    from rich.console import Console
+
+    from fed_rebel.report import comparison_table, read_runs, write_comparison
+
+    comparison = write_comparison(read_runs(paths), out)
+    console = Console()
+    console.print(comparison_table(comparison))
+    page = _shown((out / "report.html").resolve())
+    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _new_run(chosen: "Settings") -> Path:

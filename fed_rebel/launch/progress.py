@@ -93,6 +93,10 @@ class ProgressDisplay:
             markup=False,
         )
 
+    def run_failed(self, name: str, reason: str) -> None:
+        """A run of a sweep; said on every kind of standard error."""
+        self._console.print(f"{name}: failed: {reason}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+
     def round_ended(self, rows: list[dict[str, Any]]) -> None:
         """A line with the means over the clients, where they were measured."""
         measured = [row for row in rows if "local_acc" in row]

@@ -72,11 +72,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     clients, curves, shifts = [], [], []
     for run, setting in zip(ordered, names, strict=True):
         predictions = read_run(run.path).predictions
-        about = {"setting": setting, "seed": run.seed}
         clients.append(_measured(run, predictions))
         if run.labels_early:
-            curves.append(_mean_curves(run, predictions).assign(**about))
-            shifts.append(_mean_shift(run, predictions).assign(**about))
+            curves.append(_mean_curves(run, predictions).assign(setting=setting, seed=run.seed))
+            shifts.append(_mean_shift(run, predictions).assign(setting=setting, seed=run.seed))
     table = clients_of(ordered)
     table.insert(1, "setting", np.repeat(names, [len(run.clients) for run in ordered]))
     return Comparison(
@@ -143,7 +142,7 @@ def _remote(run: Run) -> str:
 
 def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:
     test = predictions[predictions["split"] == "test"].groupby("client")
-    return {client: Outcomes.of(own, _remote(run)).curve() for client, own in test}
+    return {int(str(client)): Outcomes.of(own, _remote(run)).curve() for client, own in test}
 
 
 def _measured(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:

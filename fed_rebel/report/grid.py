@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -70,7 +71,7 @@ def read_runs(paths: Iterable[StrPath]) -> list[Run]:
     found = find_runs(paths)
     names = [path.name for path in found]
     return [
-        Run(path, path.name if names.count(path.name) == 1 else str(path), _settings(path), _clients(path))
+        Run(path, path.name if names.count(path.name) == 1 else str(path), read_settings(path), _clients(path))
         for path in found
     ]
 
@@ -120,6 +121,29 @@ def setting_name(settings: Mapping[str, Scalar], keys: Iterable[str]) -> str:
     return ", ".join(told) or value_text(settings["data.name"])
 
 
+def read_settings(run: Path) -> dict[str, Scalar]:
+    """The settings of a run, see `flat_settings`. Raises ValueError, one line, where its file is missing or damaged."""
+    try:
+        tree = tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{run / 'settings.toml'}: {' '.join(str(error).split())}; restore it") from None
+    return flat_settings(tree)
+
+
+def flat_settings(tree: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Every key of a settings file that was read, dotted; one that it does not name has its default."""
+    named: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        named |= {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, dict) else {key: value}
+    return Settings().flat() | named
+
+
+def first_difference(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> str | None:
+    """The first key, of those that change a result, that two runs differ in; None where they give the same bytes."""
+    keys = (key for key in dict.fromkeys([*one, *other]) if key not in SAME_RESULT)
+    return next((key for key in keys if one.get(key) != other.get(key)), None)
+
+
 def short_key(key: str) -> str:
     """The last word of a dotted key where no other key ends in it ("alpha"), else the key ("early.kind")."""
     name = key.rsplit(".", 1)[-1]
@@ -138,17 +162,6 @@ def value_text(value: Scalar) -> str:
 
 def _runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/settings.toml"))
-
-
-def _settings(run: Path) -> dict[str, Scalar]:
-    try:
-        tree = tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{run / 'settings.toml'}: {' '.join(str(error).split())}; restore it") from None
-    named: dict[str, Scalar] = {}
-    for key, value in tree.items():
-        named |= {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, dict) else {key: value}
-    return Settings().flat() | named
 
 
 def _clients(run: Path) -> pd.DataFrame:

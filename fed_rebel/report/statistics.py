@@ -39,15 +39,15 @@ class Estimate:
 
 def mean_interval(values: ArrayLike) -> Estimate:
     """Mean and Student's t interval of independent values, such as a mean a seed; NaN are left out."""
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if not values.size:
+    told = np.asarray(values, np.float64)
+    told = told[~np.isnan(told)]
+    if not told.size:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    mean = float(values.mean())
-    if values.size == 1:
+    mean = float(told.mean())
+    if told.size == 1:
         return Estimate(mean, np.nan, np.nan, 1)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, values.size - 1) * stats.sem(values))
-    return Estimate(mean, mean - half, mean + half, values.size)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, told.size - 1) * stats.sem(told))
+    return Estimate(mean, mean - half, mean + half, told.size)
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,18 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
     Pairs with NaN are left out. The interval, for N > 3, is by Fisher's z with the standard error
     sqrt((1 + r^2 / 2) / (N - 3)) (Bonett and Wright 2000).
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    there = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[there], y[there]
-    if min(len(np.unique(x)), len(np.unique(y))) < 2:
-        return Estimate(np.nan, np.nan, np.nan, len(x))
-    r = float(stats.spearmanr(x, y).statistic)
-    if len(x) <= 3:
-        return Estimate(r, np.nan, np.nan, len(x))
+    pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
+    one, other = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    n = one.size
+    if min(np.unique(one).size, np.unique(other).size) < 2:
+        return Estimate(np.nan, np.nan, np.nan, n)
+    r = float(stats.spearmanr(one, other).statistic)
+    if n <= 3:
+        return Estimate(r, np.nan, np.nan, n)
     if abs(r) > 1 - 1e-12:
-        return Estimate(r, r, r, len(x))
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + r**2 / 2) / (len(x) - 3))
-    return Estimate(r, tanh(atanh(r) - half), tanh(atanh(r) + half), len(x))
+        return Estimate(r, r, r, n)
+    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + r**2 / 2) / (n - 3))
+    return Estimate(r, tanh(atanh(r) - half), tanh(atanh(r) + half), n)
 
 
 def calibration_errors(predictions: pd.DataFrame) -> pd.DataFrame:

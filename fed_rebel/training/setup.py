@@ -59,14 +59,28 @@ def prepare(settings: Settings, base_epoch_done: EpochDone | None = None) -> Set
     A process prepares the same settings once: `base_epoch_done` hears of the base model's training the first time.
     """
     if (ready := _ready.get(settings)) is None:
+        if len(_ready) >= MOST_READY:
+            _ready.pop(next(iter(_ready)))
         ready = _ready[settings] = _prepare(settings, base_epoch_done or (lambda *_: None))
     return ready
 
 
 _ready: dict[Settings, Setup] = {}
+MOST_READY = 8
+"""A sweep prepares many settings one after another: the oldest goes, with its base model."""
 
 
 def _prepare(settings: Settings, base_epoch_done: EpochDone) -> Setup:
+    dataset, partition = deal_data(settings)
+    compute = choose_compute(settings.engine)
+    return Setup(dataset, partition, base_model(settings, dataset, compute, base_epoch_done), compute)
+
+
+def deal_data(settings: Settings) -> tuple[Dataset, Partition]:
+    """The data set and who holds which of its images: what can be checked of settings before anything is trained.
+
+    Raises `ValueError` for bad settings or data.
+    """
     target_of(settings)
     dataset = load(settings.data.name, settings.data.dir or None)
     if not settings.data.flip:
@@ -85,5 +99,4 @@ def _prepare(settings: Settings, base_epoch_done: EpochDone) -> Setup:
         quantity_skew=chosen.quantity_skew,
         seed=settings.seed,
     )
-    compute = choose_compute(settings.engine)
-    return Setup(dataset, partition, base_model(settings, dataset, compute, base_epoch_done), compute)
+    return dataset, partition

@@ -1,0 +1,48 @@
+"""One run of a sweep, in a process of its own: `python -m fed_rebel.launch.sweep_run RUN`.
+
+It ends when its standard input does, so with the sweep, however that ends.
+"""
+
+import _thread
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from rich.console import Console
+
+from fed_rebel.launch.progress import ProgressDisplay
+from fed_rebel.launch.simulation import reopen, run
+from fed_rebel.report import write_report
+
+PATIENCE = 5.0
+"""Seconds for Ray to stop its actors."""
+
+
+def go_on(path: Path) -> None:
+    """Run what is left of a run that was begun, and write its report."""
+    directory, settings = reopen(path)
+    with ProgressDisplay(Console(stderr=True)) as display:
+        run(settings, directory, display)
+    write_report(path)
+
+
+def _end_with_the_sweep() -> None:
+    sys.stdin.buffer.read()
+    _thread.interrupt_main()
+    time.sleep(PATIENCE)
+    os._exit(130)  # clients that are at work would be waited for
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    try:
+        go_on(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except Exception as error:
+        traceback.print_exc()
+        print(str(error).strip() or type(error).__name__, file=sys.stderr)
+        sys.exit(1)

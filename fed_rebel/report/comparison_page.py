@@ -1,0 +1,241 @@
+"""The report over several runs: one HTML page, the table of clients and the figures."""
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from fed_rebel.report.comparison import (
+    COLUMNS,
+    Comparison,
+    bands,
+    compare,
+    effect_of_skew,
+    paired,
+    settings_table,
+)
+from fed_rebel.report.comparison_figures import COLOURS, FIGURES, SHIFT, of_kinds, replace_file
+from fed_rebel.report.comparison_template import FIGURE, PAGE
+from fed_rebel.report.grid import Run
+from fed_rebel.report.page import write_report
+from fed_rebel.report.statistics import Estimate
+
+
+def write_comparison(runs: Sequence[Run], out: Path) -> Comparison:
+    """Write `report.html`, `clients.csv` and `figures/` over these runs into `out`, and give back what they show.
+
+    Also writes the reports of runs that have none: the page links to them. Raises ValueError, see `compare`.
+    """
+    comparison = compare(runs)
+    for run in comparison.runs:
+        if not (run.path / "report.html").is_file():
+            write_report(run.path)
+    replace_file(out / "clients.csv", comparison.clients.to_csv(index=False).encode())
+    for figure in FIGURES:
+        figure(comparison, out / "figures")
+    replace_file(out / "report.html", page(comparison, out).encode())
+    return comparison
+
+
+def page(comparison: Comparison, out: Path) -> str:
+    """The page as text; its links to the runs' own pages are relative to `out`."""
+    figures = list(_figures(comparison))
+    return PAGE.substitute(
+        name=html.escape(out.resolve().name),
+        facts=html.escape(_facts(comparison)),
+        sentence=html.escape(_minus(sentence(comparison))),
+        head="".join(
+            f'<th scope="col"><button type="button">{heading}</button></th>'
+            for heading in ("setting", "seeds", *(column.heading for column in COLUMNS))
+        ),
+        rows="\n".join(_setting_rows(comparison)),
+        statements="\n".join(f"<li>{html.escape(_minus(told))}</li>" for told in statements(comparison)),
+        figures="\n".join(FIGURE.substitute(id=f["id"], title=f["title"], note=f["note"]) for f in figures),
+        runs="\n".join(_run_links(comparison, out)),
+        data=json.dumps(figures).replace("<", "\\u003c"),
+        plotly=get_plotlyjs(),
+    )
+
+
+def sentence(comparison: Comparison) -> str:
+    """What the runs show, in one plain sentence: where most and where least is gained over sending everything."""
+    means = {name: values for name, (_, values) in settings_table(comparison).items()}
+    told = {name: values for name, values in means.items() if not math.isnan(values["gain"].value)}
+    if not told:
+        return "No run has a finished evaluation."
+    order = sorted(told, key=lambda name: told[name]["gain"].value)
+
+    def about(name: str) -> str:
+        values = told[name]
+        gain, coverage = values["gain"].value, values["coverage"].value
+        return (
+            f"{100 * gain:+.1f} points at {100 * coverage:.0f} % coverage and a mean Gini of {values['gini'].value:.2f}"
+        )
+
+    best, worst = order[-1], order[0]
+    if best == worst:
+        return f"Over sending everything, clients gain {about(best)}."
+    return f"Over sending everything, clients gain most with {best}, {about(best)}; least with {worst}, {about(worst)}."
+
+
+def statements(comparison: Comparison) -> Iterator[str]:
+    """The statistics in words, a sentence each; numbers in brackets are 95 % intervals."""
+    for rest, correlation in effect_of_skew(comparison):
+        if math.isnan(correlation.value):
+            continue
+        direction = "gain more" if correlation.value > 0 else "gain less"
+        who = f"{rest}: clients" if rest else "Clients"
+        certain = "" if correlation.excludes_zero else ", which may be chance"
+        yield (
+            f"{who} with more skew {direction} over sending everything{certain}: rank "
+            f"correlation of Gini and gain {_interval(correlation, '+.2f')} over {correlation.n} clients."
+        )
+    for column, what in (("overall_acc", "Overall accuracy"), ("local_acc", "Local accuracy")):
+        for earlier, later, found in paired(comparison, column):
+            if math.isnan(found.difference.value):
+                continue
+            yield (
+                f"{what}, {later} minus {earlier}, on the same partitions: "
+                f"{_interval(found.difference, '+.1f', 100)} points over {found.difference.n} clients, "
+                f"paired t test p = {found.p:.2g}."
+            )
+    errors = comparison.clients.dropna(subset=["calibration_error"])
+    for setting, own in errors.groupby("setting", sort=False):
+        before, after = own["calibration_error"].mean(), own["calibration_error_scaled"].mean()
+        yield (
+            f"{setting}: the confidence is off by {100 * before:.1f} points, on average over clients (expected "
+            f"calibration error), and by {100 * after:.1f} with a temperature fitted on validation queries."
+        )
+
+
+def _facts(comparison: Comparison) -> str:
+    seeds = {run.seed for run in comparison.runs}
+    data = {Path(str(run.settings["data.name"])).stem for run in comparison.runs}
+    parts = [" and ".join(sorted(data)), _count(len(comparison.runs), "run"), _count(len(seeds), "seed")]
+    return " · ".join([*parts, _count(len(comparison.clients), "client")])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def _setting_rows(comparison: Comparison) -> Iterator[str]:
+    for place, (setting, (seeds, means)) in enumerate(settings_table(comparison).items()):
+        colour = COLOURS[place % len(COLOURS)]
+        cells = [
+            f'<th scope="row" data-value="{place}"><i style="background:{colour}"></i>{html.escape(setting)}</th>',
+            f'<td data-value="{seeds}">{seeds}</td>',
+        ]
+        for column in COLUMNS:
+            mean = means[column.key]
+            spread = "" if math.isnan(mean.half_width) else f"<small> ± {column.text_of_sd(mean.half_width)}</small>"
+            cells.append(f'<td data-value="{mean.value}">{_minus(column.text(mean.value))}{spread}</td>')
+        yield f"<tr>{''.join(cells)}</tr>"
+
+
+def _run_links(comparison: Comparison, out: Path) -> Iterator[str]:
+    for run in comparison.runs:
+        link = Path(os.path.relpath(run.path / "report.html", out.resolve())).as_posix()
+        yield f'<li><a href="{html.escape(link, quote=True)}">{html.escape(run.name)}</a></li>'
+
+
+def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """What the page draws: each figure with its axes and its lines or points, by setting."""
+    band = "A line is the mean over seeds, its band runs from the lowest to the highest seed."
+    if not comparison.curves.empty:
+        for name, column, title in (
+            ("fig8a", "local_answered", "Local accuracy of the answered queries"),
+            ("fig8b", "overall", "Overall accuracy"),
+        ):
+            lines = _lines(comparison, comparison.curves, "coverage", column)
+            yield _figure(name, title, band, ("answered locally", " %"), ("", " %"), lines)
+    for letter, (kind, rows) in zip("ab", of_kinds(comparison).items(), strict=False):
+        lines = _lines(comparison, rows, "coverage", "local_answered")
+        title = f"Local accuracy of the answered queries, {kind}"
+        yield _figure(f"fig9{letter}", title, band, ("answered locally", " %"), ("", " %"), lines)
+    for column, title, note, unit in (
+        ("gain_over_local", "What the server gives", "Overall minus local accuracy. A point is a client.", " points"),
+        ("gain", "What early answers give", "Overall minus remote accuracy. A point is a client.", " points"),
+        (
+            "coverage_without_loss",
+            "Coverage without loss",
+            "The largest coverage of a client's test queries that costs no overall accuracy.",
+            " %",
+        ),
+    ):
+        if points := list(_points(comparison, column)):
+            yield _figure(column, title, note, ("Gini", ""), ("", unit), points)
+    errors = [
+        {**points, "dash": hollow, "name": points["name"] if not hollow else None}
+        for column, hollow in (("calibration_error", True), ("calibration_error_scaled", False))
+        for points in _points(comparison, column)
+    ]
+    if errors:
+        note = "Of the confidence on test queries. Hollow: as given. Filled: with a temperature."
+        yield _figure("calibration", "Expected calibration error", note, ("Gini", ""), ("", " %"), errors)
+    if not comparison.shift.empty:
+        for column, label in SHIFT.items():
+            lines = [
+                {**line, "dash": dashed, "name": line["name"] if not dashed else None}
+                for kind, dashed in (("as calibrated", False), ("for the share", True))
+                for line in _lines(comparison, comparison.shift[comparison.shift["kind"] == kind], "share", column)
+            ]
+            note = "Solid: the threshold as calibrated. Dashed: calibrated for the share of outside queries."
+            title = f"When the world changes: {label}"
+            yield _figure(f"shift_{column}", title, note, ("queries from outside the shard", " %"), ("", " %"), lines)
+
+
+def _figure(
+    id: str, title: str, note: str, x: tuple[str, str], y: tuple[str, str], series: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {"id": id, "title": title, "note": note, "x": x, "y": y, "series": series}
+
+
+def _lines(comparison: Comparison, rows: pd.DataFrame, x: str, y: str) -> list[dict[str, Any]]:
+    table = bands(rows, x, y).dropna()
+    return [
+        _series(comparison, setting, place)
+        | {"kind": "line", "x": _percent(own[x])}
+        | {name: _percent(own[column]) for name, column in (("y", "mean"), ("low", "low"), ("high", "high"))}
+        for place, setting in enumerate(comparison.settings)
+        if not (own := table[table["setting"] == setting]).empty
+    ]
+
+
+def _points(comparison: Comparison, column: str) -> Iterator[dict[str, Any]]:
+    table = comparison.clients.dropna(subset=[column])
+    for place, setting in enumerate(comparison.settings):
+        own = table[table["setting"] == setting]
+        if not own.empty:
+            about = (own["run"] + ", client " + own["client"].astype(str)).tolist()
+            at = {"kind": "points", "x": np.round(own["gini"], 4).tolist(), "y": _percent(own[column]), "about": about}
+            yield _series(comparison, setting, place) | at
+
+
+def _series(comparison: Comparison, setting: str, place: int) -> dict[str, Any]:
+    return {"name": comparison.label(setting), "colour": COLOURS[place % len(COLOURS)], "place": place, "dash": False}
+
+
+def _percent(values: "pd.Series[float]") -> list[float]:
+    """Fractions in per cent, for JSON."""
+    return [round(100 * float(value), 2) for value in values]
+
+
+def _interval(estimate: Estimate, form: str, scale: float = 1.0) -> str:
+    value, low, high = (format(scale * number, form) for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]" if not math.isnan(estimate.low) else value
+
+
+def _minus(text: str) -> str:
+    """Minus signs in front of numbers as a minus, hyphens in names left alone."""
+    for before in (" ", "[", "("):
+        for digit in "0123456789":
+            text = text.replace(f"{before}-{digit}", f"{before}\N{MINUS SIGN}{digit}")
+    return "\N{MINUS SIGN}" + text[1:] if text[:1] == "-" else text

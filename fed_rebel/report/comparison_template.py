@@ -1,0 +1,171 @@
+"""The HTML of the page over several runs, `string.Template`s. In a Python file because Flower bundles no HTML."""
+
+# ruff: noqa: E501
+from string import Template
+
+FIGURE = Template(
+    """<section class="panel"><h3>$title</h3><p class="note">$note</p>
+<div id="$id" class="figure" role="img" aria-label="$title"></div></section>"""
+)
+
+PAGE = Template(
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$name · fed-rebel</title>
+<style>
+:root { --paper: #ffffff; --raised: #f6f7f9; --ink: #1d2227; --faint: #5d6672; --line: #e2e5e9; --link: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --raised: #1c2026; --ink: #e8eaed; --faint: #9aa3ae; --line: #2d333b; --link: #56b4e9; }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
+}
+h1 { margin: 0; font-size: 1.75rem; font-weight: 600; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+h2 { margin: 3.5rem 0 0.25rem; font-size: 1.15rem; font-weight: 600; }
+h3 { margin: 1.5rem 0 0; font-size: 0.95rem; font-weight: 600; }
+p { margin: 0.25rem 0 1rem; max-width: 60rem; }
+a { color: var(--link); }
+.facts, .note { color: var(--faint); font-size: 0.875rem; }
+.panel .note { margin-bottom: 0; min-height: 2.6em; }
+.sentence { margin: 1.75rem 0; max-width: 50rem; font-size: 1.3rem; line-height: 1.45; }
+.table { overflow: auto; border-block: 1px solid var(--line); }
+table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.4rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+tr > :first-child { text-align: left; }
+thead th { color: var(--faint); font-weight: 500; }
+tbody th { font-weight: 400; }
+tbody tr:last-child > * { border-bottom: 0; }
+tbody tr:hover > * { background: var(--raised); }
+tbody i { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%; }
+small { color: var(--faint); font-size: 0.8rem; }
+button { all: unset; cursor: pointer; }
+button:hover { color: var(--ink); }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; border-radius: 2px; }
+th[aria-sort] { color: var(--ink); }
+th[aria-sort="ascending"] button::after { content: " ↑"; }
+th[aria-sort="descending"] button::after { content: " ↓"; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; }
+.pair > section { min-width: 0; }
+.figure { width: 100%; height: 23rem; }
+ul { margin: 0.5rem 0; padding-left: 1.2rem; }
+.runs { columns: 15rem; font-size: 0.9rem; overflow-wrap: anywhere; }
+footer { margin-top: 3.5rem; }
+@media (max-width: 44rem) {
+  body { padding-top: 1.5rem; }
+  h1 { font-size: 1.4rem; }
+  .sentence { font-size: 1.1rem; }
+  .pair { grid-template-columns: 1fr; }
+  .figure { height: 20rem; }
+  tr > :first-child { position: sticky; left: 0; background: var(--paper); }
+}
+@media print { .table { overflow: visible; } body { max-width: none; } }
+</style>
+</head>
+<body>
+<header>
+<h1>$name</h1>
+<p class="facts">$facts</p>
+</header>
+<main>
+<p class="sentence">$sentence</p>
+
+<h2 id="settings">Settings</h2>
+<p class="note">Mean over seeds of the plain mean over clients, ± its 95 % interval (Student's t). Accuracies and coverage in %, gain in points over
+sending everything. Choose a heading to sort.</p>
+<div class="table" tabindex="0" role="region" aria-labelledby="settings">
+<table>
+<thead><tr>$head</tr></thead>
+<tbody>
+$rows
+</tbody>
+</table>
+</div>
+
+<h2>What can be said</h2>
+<p class="note">In brackets 95 % intervals. Clients of one run share a server and are not quite independent, so these intervals are a little narrow.</p>
+<ul>
+$statements
+</ul>
+
+<h2>Figures</h2>
+<div class="pair">
+$figures
+</div>
+
+<h2>Runs</h2>
+<ul class="runs">
+$runs
+</ul>
+</main>
+<footer class="note">Made by fed-rebel from clients.csv and predictions.parquet of these runs. What is drawn is in figures/*.csv, and the figures as PNG and PDF beside it.</footer>
+
+<script type="application/json" id="data">$data</script>
+<script>$plotly</script>
+<script>
+"use strict";
+
+for (const table of document.querySelectorAll("table")) {
+  const headings = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  headings.forEach((heading, place) => heading.firstChild.addEventListener("click", () => {
+    const rising = heading.getAttribute("aria-sort") !== "ascending";
+    const value = row => parseFloat(row.cells[place].dataset.value);
+    const undefinedLast = (a, b) => Number.isNaN(a) - Number.isNaN(b);
+    const rows = [...body.rows].sort((one, other) => {
+      const a = value(one), b = value(other);
+      return undefinedLast(a, b) || (rising ? a - b : b - a) || 0;
+    });
+    body.append(...rows);
+    headings.forEach(other => other.removeAttribute("aria-sort"));
+    heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
+  }));
+}
+
+const figures = JSON.parse(document.getElementById("data").textContent);
+const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "star-diamond", "triangle-down", "triangle-left"];
+
+function draw() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = name => style.getPropertyValue("--" + name).trim();
+  const axis = (title, suffix, extra) => ({
+    title: {text: title}, ticksuffix: suffix === " points" ? "" : suffix, gridcolor: colour("line"), zeroline: suffix === " points",
+    zerolinecolor: colour("faint"), fixedrange: true, automargin: true, ...extra,
+  });
+  for (const figure of figures) {
+    const [xTitle, xSuffix] = figure.x, [yTitle, ySuffix] = figure.y;
+    const where = "<br>" + xTitle + " %{x}" + xSuffix + ": %{y:.1f}" + ySuffix + "<extra></extra>";
+    const traces = figure.series.flatMap(one => {
+      const shown = {x: one.x, y: one.y, name: one.name || "", legendgroup: "" + one.place, showlegend: one.name !== null};
+      if (one.kind === "points") return [{...shown, mode: "markers", customdata: one.about, cliponaxis: false,
+        marker: {color: one.colour, size: 7, opacity: 0.8, symbol: SYMBOLS[one.place % SYMBOLS.length] + (one.dash ? "-open" : "")},
+        hovertemplate: "%{customdata}" + where}];
+      return [
+        {x: [...one.x, ...[...one.x].reverse()], y: [...one.high, ...[...one.low].reverse()], fill: "toself", fillcolor: one.colour + "2b",
+          line: {width: 0}, mode: "lines", hoverinfo: "skip", showlegend: false, legendgroup: "" + one.place},
+        {...shown, mode: "lines", line: {color: one.colour, width: 2.5, dash: one.dash ? "dash" : "solid"}, hovertemplate: (one.name || "for the share") + where},
+      ];
+    });
+    Plotly.react(figure.id, traces, {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false, showlegend: true,
+      font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("faint")},
+      margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom"},
+      hoverlabel: {bgcolor: colour("raised"), bordercolor: colour("line"), font: {color: colour("ink")}},
+      xaxis: axis(xTitle, xSuffix, xSuffix ? {range: [-0.5, 100.5], dtick: 20, zeroline: false} : {zeroline: false}),
+      yaxis: axis(yTitle, ySuffix, ySuffix === " points" ? {title: {text: "points"}} : {}),
+    }, {responsive: true, displayModeBar: false});
+  }
+}
+
+draw();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+</script>
+</body>
+</html>
+"""
+)

@@ -16,7 +16,7 @@ from fed_rebel.cli import app
 from fed_rebel.launch.grid import make_grid
 from fed_rebel.launch.sweep import share_of_cores
 from fed_rebel.runs import RunDirectory
-from fed_rebel.settings import Settings, SettingsError, load
+from fed_rebel.settings import Settings, load
 
 GRID = ("--set", "partition.alpha=0.1,1", "--seeds", "2")
 NAMES = {"alpha=0.1-seed0", "alpha=0.1-seed1", "alpha=1-seed0", "alpha=1-seed1"}
@@ -189,6 +189,7 @@ def test_the_same_command_again_runs_nothing(swept, tiny_file):
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/clients.csv")} == before
 
 
+@pytest.mark.slow
 def test_another_grid_adds_its_runs_where_the_base_is_the_same(swept, tiny_file, tmp_path):
     shutil.copytree(swept[0], tmp_path / "sweep", symlinks=True)
     ended = invoke("sweep", tiny_file, "--set", "partition.alpha=10", "--out", tmp_path / "sweep")
@@ -210,10 +211,12 @@ def test_a_grid_that_meets_a_run_that_is_there_takes_it(swept, tiny_file):
     assert runs_in(out) == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_killed_sweep_takes_its_runs_along_and_goes_on_to_the_same_bytes(swept, tiny_file, tmp_path, results):
     out = tmp_path / "sweep"
-    command = [sys.executable, "-m", "fed_rebel.cli", "sweep", str(tiny_file), *GRID, "--out", str(out)]
+    pair, names = ("--set", "partition.alpha=0.1,1"), ("alpha=0.1-seed0", "alpha=1-seed0")
+    command = [sys.executable, "-m", "fed_rebel.cli", "sweep", str(tiny_file), *pair, "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 240
     while not list(out.glob("*/current")) and time.monotonic() < deadline:
@@ -230,12 +233,13 @@ def test_a_killed_sweep_takes_its_runs_along_and_goes_on_to_the_same_bytes(swept
         time.sleep(0.1)
     assert not at_work()
     assert not (out / "report.html").exists()
-    ended = invoke("sweep", tiny_file, *GRID, "--out", out)
+    ended = invoke("sweep", tiny_file, *pair, "--out", out)
     assert ended.exit_code == 0, ended.stderr
-    for name in NAMES:
+    for name in names:
         assert results(RunDirectory.open(out / name)[0]) == results(RunDirectory.open(swept[0] / name)[0])
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_says_how_to_go_on(tiny_file, tmp_path):
     out = tmp_path / "sweep"
     command = [sys.executable, "-m", "fed_rebel.cli", "sweep", str(tiny_file), *GRID, "--out", str(out)]
@@ -249,6 +253,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(tiny_file, tmp_path):
     assert "the same command goes on" in told
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_told_and_does_not_stop_the_others(stopped, tiny_file, tmp_path):
     out = tmp_path / "sweep"
     out.mkdir()

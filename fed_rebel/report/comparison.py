@@ -121,7 +121,8 @@ def paired(comparison: Comparison, column: str) -> Iterator[tuple[str, str, Pair
 
     Gives the two names and the later minus the earlier in `column`.
     """
-    of = {name: comparison.clients[comparison.clients["setting"] == name] for name in comparison.settings}
+    told = comparison.clients.dropna(subset=[column])
+    of = {name: told[told["setting"] == name] for name in comparison.settings}
     values = {name: comparison.runs_of(name)[0].settings for name in comparison.settings}
     for earlier, later in combinations(comparison.settings, 2):
         changed = [key for key in comparison.keys if values[earlier].get(key) != values[later].get(key)]

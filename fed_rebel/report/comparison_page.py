@@ -57,6 +57,7 @@ def page(comparison: Comparison, out: Path) -> str:
         ),
         rows="\n".join(_setting_rows(comparison)),
         statements="\n".join(f"<li>{html.escape(_minus(told))}</li>" for told in statements(comparison)),
+        key="\n".join(_key(comparison)),
         figures="\n".join(FIGURE.substitute(id=f["id"], title=f["title"], note=f["note"]) for f in figures),
         runs="\n".join(_run_links(comparison, out)),
         data=json.dumps(figures).replace("<", "\\u003c"),
@@ -101,10 +102,10 @@ def statements(comparison: Comparison) -> Iterator[str]:
         for earlier, later, found in paired(comparison, column):
             if math.isnan(found.difference.value):
                 continue
+            certain = "" if math.isnan(found.p) else f", paired t test p = {found.p:.2g}"
             yield (
                 f"{what}, {later} minus {earlier}, on the same partitions: "
-                f"{_interval(found.difference, '+.1f', 100)} points over {found.difference.n} clients, "
-                f"paired t test p = {found.p:.2g}."
+                f"{_interval(found.difference, '+.1f', 100)} points over {found.difference.n} clients{certain}."
             )
     errors = comparison.clients.dropna(subset=["calibration_error"])
     for setting, own in errors.groupby("setting", sort=False):
@@ -140,6 +141,16 @@ def _setting_rows(comparison: Comparison) -> Iterator[str]:
         yield f"<tr>{''.join(cells)}</tr>"
 
 
+def _key(comparison: Comparison) -> Iterator[str]:
+    """The colours of all figures, as buttons that hide a setting and show it again."""
+    for place, setting in enumerate(comparison.settings):
+        colour = COLOURS[place % len(COLOURS)]
+        yield (
+            f'<button type="button" aria-pressed="true" data-place="{place}"><i style="background:{colour}"></i>'
+            f"{html.escape(comparison.label(setting))}</button>"
+        )
+
+
 def _run_links(comparison: Comparison, out: Path) -> Iterator[str]:
     for run in comparison.runs:
         link = Path(os.path.relpath(run.path / "report.html", out.resolve())).as_posix()
@@ -173,7 +184,7 @@ def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
         if points := list(_points(comparison, column)):
             yield _figure(column, title, note, ("Gini", ""), ("", unit), points)
     errors = [
-        {**points, "dash": hollow, "name": points["name"] if not hollow else None}
+        {**points, "dash": hollow}
         for column, hollow in (("calibration_error", True), ("calibration_error_scaled", False))
         for points in _points(comparison, column)
     ]
@@ -183,7 +194,7 @@ def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
     if not comparison.shift.empty:
         for column, label in SHIFT.items():
             lines = [
-                {**line, "dash": dashed, "name": line["name"] if not dashed else None}
+                {**line, "dash": dashed}
                 for kind, dashed in (("as calibrated", False), ("for the share", True))
                 for line in _lines(comparison, comparison.shift[comparison.shift["kind"] == kind], "share", column)
             ]

@@ -43,7 +43,10 @@ thead th { color: var(--faint); font-weight: 500; }
 tbody th { font-weight: 400; }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody tr:hover > * { background: var(--raised); }
-tbody i { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%; }
+.key { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; padding: 0.4rem 0;
+  background: var(--paper); font-size: 0.875rem; max-height: 30vh; overflow: auto; }
+.key [aria-pressed="false"] { opacity: 0.4; text-decoration: line-through; }
+tbody i, .key i { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%; }
 small { color: var(--faint); font-size: 0.8rem; }
 button { all: unset; cursor: pointer; }
 button:hover { color: var(--ink); }
@@ -95,6 +98,10 @@ $statements
 </ul>
 
 <h2>Figures</h2>
+<p class="note">A colour is a setting, with the mean Gini of its clients; choose one to hide it, and again to show it.</p>
+<div class="key" role="group" aria-label="Settings in the figures">
+$key
+</div>
 <div class="pair">
 $figures
 </div>
@@ -130,6 +137,14 @@ for (const table of document.querySelectorAll("table")) {
 const figures = JSON.parse(document.getElementById("data").textContent);
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "star-diamond", "triangle-down", "triangle-left"];
 
+const hidden = new Set();
+for (const button of document.querySelectorAll(".key button")) button.addEventListener("click", () => {
+  const place = Number(button.dataset.place), wasHidden = hidden.delete(place);
+  if (!wasHidden) hidden.add(place);
+  button.setAttribute("aria-pressed", String(wasHidden));
+  draw();
+});
+
 function draw() {
   const style = getComputedStyle(document.documentElement);
   const colour = name => style.getPropertyValue("--" + name).trim();
@@ -140,21 +155,21 @@ function draw() {
   for (const figure of figures) {
     const [xTitle, xSuffix] = figure.x, [yTitle, ySuffix] = figure.y;
     const where = "<br>" + xTitle + " %{x}" + xSuffix + ": %{y:.1f}" + ySuffix + "<extra></extra>";
-    const traces = figure.series.flatMap(one => {
-      const shown = {x: one.x, y: one.y, name: one.name || "", legendgroup: "" + one.place, showlegend: one.name !== null};
+    const traces = figure.series.filter(one => !hidden.has(one.place)).flatMap(one => {
+      const shown = {x: one.x, y: one.y, showlegend: false};
       if (one.kind === "points") return [{...shown, mode: "markers", customdata: one.about, cliponaxis: false,
         marker: {color: one.colour, size: 7, opacity: 0.8, symbol: SYMBOLS[one.place % SYMBOLS.length] + (one.dash ? "-open" : "")},
         hovertemplate: "%{customdata}" + where}];
       return [
         {x: [...one.x, ...[...one.x].reverse()], y: [...one.high, ...[...one.low].reverse()], fill: "toself", fillcolor: one.colour + "2b",
-          line: {width: 0}, mode: "lines", hoverinfo: "skip", showlegend: false, legendgroup: "" + one.place},
-        {...shown, mode: "lines", line: {color: one.colour, width: 2.5, dash: one.dash ? "dash" : "solid"}, hovertemplate: (one.name || "for the share") + where},
+          line: {width: 0}, mode: "lines", hoverinfo: "skip", showlegend: false},
+        {...shown, mode: "lines", line: {color: one.colour, width: 2.5, dash: one.dash ? "dash" : "solid"}, hovertemplate: one.name + where},
       ];
     });
     Plotly.react(figure.id, traces, {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false, showlegend: true,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false,
       font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("faint")},
-      margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom"},
+      margin: {l: 48, r: 20, t: 12, b: 44},
       hoverlabel: {bgcolor: colour("raised"), bordercolor: colour("line"), font: {color: colour("ink")}},
       xaxis: axis(xTitle, xSuffix, xSuffix ? {range: [-0.5, 100.5], dtick: 20, zeroline: false} : {zeroline: false}),
       yaxis: axis(yTitle, ySuffix, ySuffix === " points" ? {title: {text: "points"}} : {}),

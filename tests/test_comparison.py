@@ -219,7 +219,14 @@ def test_the_page_loads_nothing_and_tells_in_words(compared, paths):
     told = list(statements(comparison))
     assert any(statement.startswith("Overall accuracy, alpha=1, early.kind=knn minus") for statement in told)
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
-    assert {figure["id"] for figure in data} >= {"fig8a", "fig8b", "fig9a", "fig9b", "gain", "shift_overall"}
+    assert {figure["id"] for figure in data} >= {
+        "fig8a",
+        "fig8b",
+        "fig9a",
+        "fig9b",
+        "gain_over_remote",
+        "shift_overall",
+    }
     assert json.dumps(data, allow_nan=False)
 
 

@@ -147,21 +147,23 @@ def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:
 
 
 def _measured(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Beside a run's `clients.csv`, row by row: `gain_over_local` (overall - local accuracy), `coverage_without_loss`
-    (the largest coverage of the test queries whose overall accuracy is no lower than with everything sent), and the
-    columns of `calibration_errors`; NaN where there is no early classifier."""
-    clients = run.clients
-    table = pd.DataFrame({"gain_over_local": clients["overall_acc"] - clients["local_acc"]})
-    added = ["coverage_without_loss", "temperature", "calibration_error", "calibration_error_scaled"]
-    if not run.labels_early:
-        return table.assign(**dict.fromkeys(["gain_over_local", *added], np.nan))
-    curves = _test_curves(run, predictions)
-    without_loss = {c: curve.coverage[curve.overall >= curve.overall[0]].max() for c, curve in curves.items()}
-    errors = calibration_errors(predictions).set_index("client")
-    table["coverage_without_loss"] = clients["client"].map(without_loss)
-    for name in added[1:]:
-        table[name] = clients["client"].map(errors[name])
-    return table
+    """Beside a run's `clients.csv`, row by row: `gain_over_local` and `gain_over_remote` (overall minus that accuracy),
+    `coverage_without_loss` (the largest coverage of the test queries whose overall accuracy is no lower than with
+    everything sent), and the columns of `calibration_errors`; NaN where there is no early classifier."""
+    clients, errors = run.clients, calibration_errors(predictions).set_index("client")
+    without_loss = {
+        client: curve.coverage[curve.overall >= curve.overall[0]].max()
+        for client, curve in _test_curves(run, predictions).items()
+    }
+    table = pd.DataFrame(
+        {
+            "gain_over_local": clients["overall_acc"] - clients["local_acc"],
+            "gain_over_remote": clients["gain"],
+            "coverage_without_loss": clients["client"].map(without_loss),
+        }
+        | {name: clients["client"].map(errors[name]) for name in errors}
+    )
+    return table if run.labels_early else table * np.nan
 
 
 def _mean_curves(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def gain_over_local(comparison: Comparison, folder: Path) -> bool:
 
 def gain_over_remote(comparison: Comparison, folder: Path) -> bool:
     """What answering early gives a client, overall minus remote accuracy, against its Gini."""
-    return _points(comparison, "gain", "overall - remote accuracy [points]", folder, "gain_over_remote")
+    return _points(comparison, "gain_over_remote", "overall - remote accuracy [points]", folder)
 
 
 def coverage_without_loss(comparison: Comparison, folder: Path) -> bool:
@@ -145,7 +145,7 @@ def _curves(comparison: Comparison, rows: pd.DataFrame, column: str, label: str,
     return True
 
 
-def _points(comparison: Comparison, column: str, label: str, folder: Path, name: str | None = None) -> bool:
+def _points(comparison: Comparison, column: str, label: str, folder: Path) -> bool:
     table = comparison.clients[["run", "setting", "client", "gini", column]].dropna()
     if table.empty:
         return False
@@ -170,7 +170,7 @@ def _points(comparison: Comparison, column: str, label: str, folder: Path, name:
     axes.set(xlabel="Gini", ylabel=label)
     if not in_points:
         _percent(axes.yaxis)
-    _save(folder, name or column, figure, table)
+    _save(folder, column, figure, table)
     return True
 
 

@@ -173,7 +173,12 @@ def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
         yield _figure(f"fig9{letter}", title, band, ("answered locally", " %"), ("", " %"), lines)
     for column, title, note, unit in (
         ("gain_over_local", "What the server gives", "Overall minus local accuracy. A point is a client.", " points"),
-        ("gain", "What early answers give", "Overall minus remote accuracy. A point is a client.", " points"),
+        (
+            "gain_over_remote",
+            "What early answers give",
+            "Overall minus remote accuracy. A point is a client.",
+            " points",
+        ),
         (
             "coverage_without_loss",
             "Coverage without loss",

@@ -14,7 +14,7 @@ from rich.console import Console
 from fed_rebel import load_runs
 from fed_rebel.exits import Outcomes
 from fed_rebel.report import comparison_table, read_runs, write_comparison
-from fed_rebel.report.comparison import COLUMNS, compare, effect_of_skew, paired, settings_table
+from fed_rebel.report.comparison import COLUMNS, RIVALS, compare, effect_of_skew, paired, settings_table, sources
 from fed_rebel.report.comparison_page import sentence, statements
 from fed_rebel.report.grid import short_key, value_text
 from fed_rebel.report.statistics import mean_interval
@@ -128,6 +128,41 @@ def test_the_table_has_means_over_seeds_of_means_over_clients(compared):
             assert means[column.key].half_width == pytest.approx(expected.half_width)
 
 
+def test_rivals_stand_beside_the_gain(compared):
+    comparison, out = compared
+    setting = comparison.settings[0]
+    own = comparison.clients[comparison.clients["setting"] == setting]
+    _, means = settings_table(comparison, RIVALS)[setting]
+    for name in ("majority_acc", "remote_acc_prior", "overall_acc_stacked"):
+        by_hand = np.mean([own.loc[own["seed"] == seed, name].mean() for seed in (0, 1)])
+        assert means[name].value == pytest.approx(by_hand)
+    found = dict(sources(comparison))[setting]
+    assert found.prior.value == pytest.approx((own["remote_acc_prior"] - own["remote_acc"]).mean())
+    assert found.training.value == pytest.approx((own["local_acc"] - own["local_acc_start"]).mean())
+    drawn = pd.read_csv(out / "figures" / "rivals.csv").set_index(["setting", "what"])["mean"]
+    assert drawn[setting, "remote_acc_prior"] == pytest.approx(means["remote_acc_prior"].value)
+
+
+def test_traffic_is_what_a_client_sent_and_received(compared):
+    comparison, _ = compared
+    run = comparison.runs[0]
+    rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
+    own = comparison.clients[comparison.clients["run"] == run.name].set_index("client")
+    for client in own.index:
+        sent = sum(row["bytes_up"] + row["bytes_down"] for row in rows if row["client"] == client)
+        assert own.loc[client, "traffic"] == pytest.approx(sent / 2**20)
+
+
+def test_runs_from_before_stacking_have_dashes_for_it(copy_run):
+    path = copy_run("older")
+    clients = pd.read_csv(path / "clients.csv")
+    clients.drop(columns=[name for name in clients if name.endswith("_stacked")]).to_csv(path / "clients.csv")
+    comparison = compare(read_runs([path]))
+    _, means = settings_table(comparison, RIVALS)[comparison.settings[0]]
+    assert np.isnan(means["overall_acc_stacked"].value)
+    assert not any("stacking" in told for told in statements(comparison))
+
+
 def test_the_terminal_table_is_80_wide_with_short_names(copy_run):
     comparison = compare(read_runs([copy_run(f"short-{s}", {"seed": s}) for s in (0, 1)]))
     console = Console(width=80, record=True)
@@ -174,7 +209,7 @@ def test_coverage_without_loss_is_the_largest_that_costs_nothing(compared):
 def test_every_figure_is_there_as_png_pdf_and_csv(compared):
     _, out = compared
     names = ["fig8a", "fig8b", "fig9a", "fig9b", "gain_over_local", "gain_over_remote", "coverage_without_loss"]
-    names += ["calibration", "shift"]
+    names += ["calibration", "shift", "rivals"]
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "pdf", "csv")
     }
@@ -204,7 +239,7 @@ def test_runs_without_an_early_classifier_stand_in_the_table_alone(copy_run, tmp
     assert set(comparison.settings) == {"early.kind=gmc-diag", "early.kind=none"}
     assert set(comparison.curves["setting"]) == {"early.kind=gmc-diag"}
     write_comparison(read_runs([none]), tmp_path / "alone")
-    assert not (tmp_path / "alone" / "figures").exists()
+    assert {path.stem for path in (tmp_path / "alone" / "figures").iterdir()} == {"rivals"}
 
 
 def test_the_page_loads_nothing_and_tells_in_words(compared, paths):

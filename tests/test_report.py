@@ -380,7 +380,7 @@ def test_thresholds_by_class_are_found_again(run, server_prior, target):
     exits = {"target": target, "server_prior": server_prior, "by_class": True, "device_time": 0.01, "server_time": 0.01}
     exits |= {"bandwidth": 1.0, "round_trip": 0.02}
     calibrated_for = target_of(Settings.from_flat({f"exits.{name}": value for name, value in exits.items()}))
-    clients = client_rows(kept, predictions, calibrated_for, server_prior=server_prior, by_class=True)
+    clients = client_rows(kept, predictions, calibrated_for, server="prior" if server_prior else "plain", by_class=True)
     queries = queries_of(predictions, clients, exits, CLASSES)
     right = np.where(queries.answered, queries.local, queries.remote) == queries.label
     for name, values in (("coverage", queries.answered), ("overall_acc", right)):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fed_rebel.exits import Curve, Outcomes
 from fed_rebel.exits.shift import shift_rows
-from fed_rebel.report.columns import Column, index, percent, points
+from fed_rebel.report.columns import Column, count, index, percent, points
 from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
 from fed_rebel.report.record import read_run
 from fed_rebel.report.statistics import (
@@ -31,6 +31,20 @@ COLUMNS = (
     Column("coverage", "coverage", percent),
     Column("gain", "gain", points),
 )
+
+RIVALS = (
+    Column("majority_acc", "majority class", percent),
+    Column("local_acc_start", "local at start", percent),
+    Column("remote_acc_prior", "remote + prior", percent),
+    Column("remote_acc_stacked", "remote, stacked", percent),
+    Column("overall_acc_plain", "overall", percent),
+    Column("overall_acc_prior", "overall + prior", percent),
+    Column("overall_acc_stacked", "overall, stacked", percent),
+    Column("coverage_stacked", "coverage, stacked", percent),
+    Column("traffic", "MiB a client", count),
+)
+"""What a gain is held against: rivals that need no training, and the server that knows more of its client
+(`fed_rebel/exits/stacking.py`); and what the run cost each client in messages, up and down."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,30 +85,35 @@ def compare(runs: Sequence[Run]) -> Comparison:
     names = [setting_name(run.settings, keys) for run in ordered]
     clients, curves, shifts = [], [], []
     for run, setting in zip(ordered, names, strict=True):
-        predictions = read_run(run.path).predictions
-        clients.append(_measured(run, predictions))
+        record = read_run(run.path)
+        predictions = record.predictions
+        clients.append(_measured(run, predictions).assign(traffic=_traffic(run, record.rounds)))
         if run.labels_early:
             curves.append(_mean_curves(run, predictions).assign(setting=setting, seed=run.seed))
             shifts.append(_mean_shift(run, predictions).assign(setting=setting, seed=run.seed))
     table = clients_of(ordered)
     table.insert(1, "setting", np.repeat(names, [len(run.clients) for run in ordered]))
+    told = pd.concat([table, pd.concat(clients, ignore_index=True)], axis=1)
+    lacking = [column.key for column in RIVALS if column.key not in told]  # in runs of an earlier version
     return Comparison(
         runs=tuple(ordered),
         keys=keys,
         settings=tuple(dict.fromkeys(names)),
-        clients=pd.concat([table, pd.concat(clients, ignore_index=True)], axis=1),
+        clients=told.assign(**dict.fromkeys(lacking, np.nan)),
         curves=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         shift=pd.concat(shifts, ignore_index=True) if shifts else pd.DataFrame(),
     )
 
 
-def settings_table(comparison: Comparison) -> dict[str, tuple[int, dict[str, Estimate]]]:
+def settings_table(
+    comparison: Comparison, columns: Sequence[Column] = COLUMNS
+) -> dict[str, tuple[int, dict[str, Estimate]]]:
     """By setting the number of seeds, and by column the mean over seeds of the plain mean over clients."""
     rows = {}
     for setting in comparison.settings:
         own = comparison.clients[comparison.clients["setting"] == setting]
-        means = own.groupby("seed")[[column.key for column in COLUMNS]].mean()
-        rows[setting] = (len(means), {column.key: mean_interval(means[column.key]) for column in COLUMNS})
+        means = own.groupby("seed")[[column.key for column in columns]].mean()
+        rows[setting] = (len(means), {column.key: mean_interval(means[column.key]) for column in columns})
     return rows
 
 
@@ -130,6 +149,42 @@ def paired(comparison: Comparison, column: str) -> Iterator[tuple[str, str, Pair
             yield earlier, later, paired_difference(of[later], of[earlier], column)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where a setting's accuracy comes from: differences on the same clients, with intervals over clients and seeds."""
+
+    training: Estimate
+    """Local accuracy minus that of the private start, which knows the label shares and nothing else of its client."""
+    prior: Estimate
+    """Remote accuracy with the client's label shares minus without."""
+    stacking: Estimate
+    """Remote accuracy stacked minus with the label shares alone."""
+    best: Estimate
+    """Overall accuracy, stacked, minus remote accuracy with the label shares."""
+
+
+def sources(comparison: Comparison) -> Iterator[tuple[str, Sources]]:
+    """By setting, where it has an early classifier."""
+    for setting in comparison.settings:
+        own = comparison.clients[comparison.clients["setting"] == setting]
+        if own["local_acc"].notna().all():
+            yield (
+                setting,
+                Sources(
+                    training=mean_interval(own["local_acc"] - own["local_acc_start"]),
+                    prior=mean_interval(own["remote_acc_prior"] - own["remote_acc"]),
+                    stacking=mean_interval(own["remote_acc_stacked"] - own["remote_acc_prior"]),
+                    best=mean_interval(own["overall_acc_stacked"] - own["remote_acc_prior"]),
+                ),
+            )
+
+
+def _traffic(run: Run, rounds: pd.DataFrame) -> "pd.Series[float]":
+    """MiB of tensors that each client sent and received over the run."""
+    mebibytes = (rounds["bytes_up"].fillna(0) + rounds["bytes_down"].fillna(0)) / 2**20
+    return run.clients["client"].map(mebibytes.groupby(rounds["client"]).sum())
+
+
 def _rank(run: Run, key: str) -> tuple[bool, float, str]:
     """Numbers by their value, before words in alphabetical order."""
     value = run.settings.get(key, "")
@@ -138,6 +193,8 @@ def _rank(run: Run, key: str) -> tuple[bool, float, str]:
 
 def _remote(run: Run) -> str:
     """The column of the server's answers that the run's overall accuracy counts."""
+    if run.settings["exits.stacking"]:
+        return "remote_stacked_label"
     return "remote_prior_label" if run.settings["exits.server_prior"] else "remote_label"
 
 

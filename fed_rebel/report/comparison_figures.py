@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fed_rebel.report.comparison import Comparison, bands
+from fed_rebel.report.columns import Column
+from fed_rebel.report.comparison import COLUMNS, RIVALS, Comparison, bands, settings_table
 
 # Okabe and Ito's colours can be told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -28,6 +29,18 @@ SHIFT = {
     "wrong_alone": "from outside, answered alone, wrong",
     "overall": "overall accuracy",
 }
+
+_BY_KEY = {column.key: column for column in (*COLUMNS, *RIVALS)}
+RIVAL_STYLES: tuple[tuple[Column, str], ...] = (
+    (_BY_KEY["majority_acc"], "#7F7F7F"),
+    (_BY_KEY["local_acc_start"], "#E69F00"),
+    (_BY_KEY["local_acc"], "#D55E00"),
+    (_BY_KEY["remote_acc"], "#56B4E9"),
+    (_BY_KEY["overall_acc_plain"], "#0072B2"),
+    (_BY_KEY["remote_acc_prior"], "#CC79A7"),
+    (_BY_KEY["overall_acc_stacked"], "#009E73"),
+)
+"""What figure `rivals` shows, by rising knowledge."""
 
 
 def figure_8a(comparison: Comparison, folder: Path) -> bool:
@@ -109,7 +122,28 @@ def shift(comparison: Comparison, folder: Path) -> bool:
     return True
 
 
+def rivals(comparison: Comparison, folder: Path) -> bool:
+    """Each setting's accuracies beside those of its rivals: mean over seeds and 95 % interval."""
+    columns = [column for column, _ in RIVAL_STYLES]
+    table = settings_table(comparison, columns)
+    figure, (axes,) = _figure()
+    rows = []
+    for place, ((column, colour), marker) in enumerate(zip(RIVAL_STYLES, MARKERS, strict=True)):
+        means = [found[column.key] for _, found in table.values()]
+        x = np.arange(len(means)) + 0.1 * (place - len(columns) // 2)
+        value, half = [mean.value for mean in means], [mean.half_width for mean in means]
+        axes.errorbar(x, value, half, fmt=marker, color=colour, markersize=6, linewidth=1, label=column.heading)
+        rows.append(pd.DataFrame({"setting": list(table), "what": column.key, "mean": value, "half_width": half}))
+    axes.set_xticks(range(len(table)), [comparison.label(setting) for setting in table])
+    axes.set(ylabel="accuracy", ylim=(0, 1.01), xlim=(-0.6, len(table) - 0.4))
+    axes.tick_params(axis="x", labelrotation=0 if len(table) < 4 else 30)
+    _percent(axes.yaxis)
+    _save(folder, "rivals", figure, pd.concat(rows))
+    return True
+
+
 FIGURES: tuple[Callable[[Comparison, Path], bool], ...] = (
+    rivals,
     figure_8a,
     figure_8b,
     figure_9,

@@ -12,16 +12,19 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from fed_rebel.report.columns import Column
 from fed_rebel.report.comparison import (
     COLUMNS,
+    RIVALS,
     Comparison,
     bands,
     compare,
     effect_of_skew,
     paired,
     settings_table,
+    sources,
 )
-from fed_rebel.report.comparison_figures import COLOURS, FIGURES, SHIFT, of_kinds, replace_file
+from fed_rebel.report.comparison_figures import COLOURS, FIGURES, RIVAL_STYLES, SHIFT, of_kinds, replace_file
 from fed_rebel.report.comparison_template import FIGURE, PAGE
 from fed_rebel.report.grid import Run
 from fed_rebel.report.page import write_report
@@ -51,11 +54,10 @@ def page(comparison: Comparison, out: Path) -> str:
         name=html.escape(out.resolve().name),
         facts=html.escape(_facts(comparison)),
         sentence=html.escape(_minus(sentence(comparison))),
-        head="".join(
-            f'<th scope="col"><button type="button">{heading}</button></th>'
-            for heading in ("setting", "seeds", *(column.heading for column in COLUMNS))
-        ),
-        rows="\n".join(_setting_rows(comparison)),
+        head=_head(COLUMNS),
+        rows="\n".join(_setting_rows(comparison, COLUMNS)),
+        rivals_head=_head(RIVALS),
+        rivals="\n".join(_setting_rows(comparison, RIVALS)),
         statements="\n".join(f"<li>{html.escape(_minus(told))}</li>" for told in statements(comparison)),
         key="\n".join(_key(comparison)),
         figures="\n".join(FIGURE.substitute(id=f["id"], title=f["title"], note=f["note"]) for f in figures),
@@ -98,6 +100,15 @@ def statements(comparison: Comparison) -> Iterator[str]:
             f"{who} with more skew {direction} over sending everything{certain}: rank "
             f"correlation of Gini and gain {_interval(correlation, '+.2f')} over {correlation.n} clients."
         )
+    for name, found_in in sources(comparison):
+        if math.isnan(found_in.stacking.value):
+            continue
+        yield (
+            f"{name}: local training adds {_points_of(found_in.training)} to what the label shares give the device. "
+            f"Knowing them too, the server gains {_points_of(found_in.prior)}, and "
+            f"{_points_of(found_in.stacking)} more by stacking. Overall accuracy with all of that is "
+            f"{_points_of(found_in.best)} above the server that knows the label shares."
+        )
     for column, what in (("overall_acc", "Overall accuracy"), ("local_acc", "Local accuracy")):
         for earlier, later, found in paired(comparison, column):
             if math.isnan(found.difference.value):
@@ -127,14 +138,19 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + "s" * (number != 1)
 
 
-def _setting_rows(comparison: Comparison) -> Iterator[str]:
-    for place, (setting, (seeds, means)) in enumerate(settings_table(comparison).items()):
+def _head(columns: Sequence[Column]) -> str:
+    headings = ("setting", "seeds", *(column.heading for column in columns))
+    return "".join(f'<th scope="col"><button type="button">{heading}</button></th>' for heading in headings)
+
+
+def _setting_rows(comparison: Comparison, columns: Sequence[Column]) -> Iterator[str]:
+    for place, (setting, (seeds, means)) in enumerate(settings_table(comparison, columns).items()):
         colour = COLOURS[place % len(COLOURS)]
         cells = [
             f'<th scope="row" data-value="{place}"><i style="background:{colour}"></i>{html.escape(setting)}</th>',
             f'<td data-value="{seeds}">{seeds}</td>',
         ]
-        for column in COLUMNS:
+        for column in columns:
             mean = means[column.key]
             spread = "" if math.isnan(mean.half_width) else f"<small> ± {column.text_of_sd(mean.half_width)}</small>"
             cells.append(f'<td data-value="{mean.value}">{_minus(column.text(mean.value))}{spread}</td>')
@@ -160,6 +176,14 @@ def _run_links(comparison: Comparison, out: Path) -> Iterator[str]:
 def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """What the page draws: each figure with its axes and its lines or points, by setting."""
     band = "A line is the mean over seeds, its band runs from the lowest to the highest seed."
+    yield _figure(
+        "rivals",
+        "What the gain is held against",
+        "Mean over seeds with its 95 % interval.",
+        ("", ""),
+        ("", " %"),
+        _rivals(comparison),
+    ) | {"ticks": list(comparison.settings)}
     if not comparison.curves.empty:
         for name, column, title in (
             ("fig8a", "local_answered", "Local accuracy of the answered queries"),
@@ -214,6 +238,24 @@ def _figure(
     return {"id": id, "title": title, "note": note, "x": x, "y": y, "series": series}
 
 
+def _rivals(comparison: Comparison) -> list[dict[str, Any]]:
+    """Beside each other at each setting's place."""
+    table = settings_table(comparison, [column for column, _ in RIVAL_STYLES])
+    series = []
+    for place, (column, colour) in enumerate(RIVAL_STYLES):
+        means = [found[column.key] for _, found in table.values()]
+        at: dict[str, Any] = {"x": [setting + 0.1 * (place - len(RIVAL_STYLES) // 2) for setting in range(len(means))]}
+        at |= {"y": [_number(mean.value) for mean in means], "error": [_number(mean.half_width) for mean in means]}
+        about = {"name": column.heading, "colour": colour, "place": place, "dash": False, "about": list(table)}
+        series.append(about | at | {"kind": "dots"})
+    return series
+
+
+def _number(value: float) -> float | None:
+    """In per cent, for JSON; null where undefined."""
+    return None if math.isnan(value) else round(100 * value, 2)
+
+
 def _lines(comparison: Comparison, rows: pd.DataFrame, x: str, y: str) -> list[dict[str, Any]]:
     table = bands(rows, x, y).dropna()
     return [
@@ -247,6 +289,10 @@ def _percent(values: "pd.Series[float]") -> list[float]:
 def _interval(estimate: Estimate, form: str, scale: float = 1.0) -> str:
     value, low, high = (format(scale * number, form) for number in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]" if not math.isnan(estimate.low) else value
+
+
+def _points_of(estimate: Estimate) -> str:
+    return f"{_interval(estimate, '+.1f', 100)} points"
 
 
 def _minus(text: str) -> str:

@@ -39,7 +39,7 @@ a { color: var(--link); }
 table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tr > :first-child { text-align: left; }
-thead th { color: var(--faint); font-weight: 500; }
+thead th { color: var(--faint); font-weight: 500; white-space: normal; vertical-align: bottom; line-height: 1.25; }
 tbody th { font-weight: 400; }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody tr:hover > * { background: var(--raised); }
@@ -87,6 +87,18 @@ sending everything. Choose a heading to sort.</p>
 <thead><tr>$head</tr></thead>
 <tbody>
 $rows
+</tbody>
+</table>
+</div>
+
+<h2 id="rivals-table">What the gain is held against</h2>
+<p class="note">The majority class and the private start need no training. + prior: the server's answers corrected by the client's label shares
+(exits.server_prior). Stacked: weighed with the label shares and the device's own opinion (exits.stacking). Overall is with the server's answers as they are, as in the paper.</p>
+<div class="table" tabindex="0" role="region" aria-labelledby="rivals-table">
+<table>
+<thead><tr>$rivals_head</tr></thead>
+<tbody>
+$rivals
 </tbody>
 </table>
 </div>
@@ -155,8 +167,11 @@ function draw() {
   for (const figure of figures) {
     const [xTitle, xSuffix] = figure.x, [yTitle, ySuffix] = figure.y;
     const where = "<br>" + xTitle + " %{x}" + xSuffix + ": %{y:.1f}" + ySuffix + "<extra></extra>";
-    const traces = figure.series.filter(one => !hidden.has(one.place)).flatMap(one => {
+    const traces = figure.series.filter(one => one.kind === "dots" || !hidden.has(one.place)).flatMap(one => {
       const shown = {x: one.x, y: one.y, showlegend: false};
+      if (one.kind === "dots") return [{...shown, mode: "markers", customdata: one.about, name: one.name, showlegend: true, cliponaxis: false,
+        error_y: {array: one.error, thickness: 1, width: 3}, hovertemplate: "%{customdata}<br>" + one.name + ": %{y:.1f} %<extra></extra>",
+        marker: {color: one.colour, size: 9, symbol: SYMBOLS[one.place % SYMBOLS.length]}}];
       if (one.kind === "points") return [{...shown, mode: "markers", customdata: one.about, cliponaxis: false,
         marker: {color: one.colour, size: 7, opacity: 0.8, symbol: SYMBOLS[one.place % SYMBOLS.length] + (one.dash ? "-open" : "")},
         hovertemplate: "%{customdata}" + where}];
@@ -169,9 +184,9 @@ function draw() {
     Plotly.react(figure.id, traces, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: false,
       font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("faint")},
-      margin: {l: 48, r: 20, t: 12, b: 44},
+      margin: {l: 48, r: 20, t: 12, b: 44}, legend: {orientation: "h", x: 0, y: -0.15, yanchor: "top"},
       hoverlabel: {bgcolor: colour("raised"), bordercolor: colour("line"), font: {color: colour("ink")}},
-      xaxis: axis(xTitle, xSuffix, xSuffix ? {range: [-0.5, 100.5], dtick: 20, zeroline: false} : {zeroline: false}),
+      xaxis: figure.ticks ? axis("", "", {tickvals: figure.ticks.map((_, place) => place), ticktext: figure.ticks, showgrid: false}) : axis(xTitle, xSuffix, xSuffix ? {range: [-0.5, 100.5], dtick: 20, zeroline: false} : {zeroline: false}),
       yaxis: axis(yTitle, ySuffix, ySuffix === " points" ? {title: {text: "points"}} : {}),
     }, {responsive: true, displayModeBar: false});
   }

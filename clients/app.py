@@ -3,8 +3,8 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients import training, whole_model
 from clients.evaluation import evaluate
-from clients.training import train
 from strategy.messages import Hello, Order
 
 app = ClientApp()
@@ -19,7 +19,9 @@ def introduce(message: Message, context: Context) -> Message:
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Train a round's stage."""
-    reply = train(Order.from_record(message.content), _client(context))
+    order = Order.from_record(message.content)
+    train = training.train if order.settings.method == "rebel" else whole_model.train
+    reply = train(order, _client(context))
     return Message(reply.to_record(), reply_to=message)
 
 

@@ -1,19 +1,21 @@
-"""A client's evaluation: its own Head1 and early classifier with the new shared part, on its own shards."""
+"""A client's evaluation: its own private parts with the new shared part, on its own shards."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from clients.shard import open_shard
+from clients import whole_model
+from clients.shard import ClientShard, open_shard
 from clients.training import restore
 from fed_rebel import tensor_file
 from fed_rebel.datasets import Split
 from fed_rebel.exits import Stack
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
-from fed_rebel.training.predict import Evidence, observe
+from fed_rebel.training.predict import Evidence, observe, observe_network
 from fed_rebel.training.stages import noise
 from partitions import effective_classes, gini, hold_out
 from strategy.messages import Order, Reply
@@ -27,14 +29,8 @@ def evaluate(order: Order, client: int) -> Reply:
     """
     torch.set_num_threads(order.settings.engine.threads)
     shard = open_shard(order.settings, client)
-    model = restore(order, shard).eval()
     train, test = shard.dataset.train, shard.dataset.test
-    sampled = order.settings.exits.code == "sampled"
-    generator = noise(shard.compute.device, order.settings.seed, client, order.round, 1) if sampled else None
-
-    def observed(split: Split, indices: np.ndarray) -> Evidence:
-        return observe(model, shard.dataset, split, indices, shard.compute, generator)
-
+    observed = _observer(order, shard)
     log_shares = shard.shares.log()
     val, own = observed(train, shard.shard.val), observed(test, shard.shard.test)
     stack = val.fit_stack(log_shares) if len(shard.shard.val) >= FEWEST_TO_CALIBRATE else Stack()
@@ -64,6 +60,17 @@ def evaluate(order: Order, client: int) -> Reply:
     tensor_file.replace(folder / f"{client}.parquet", predictions.to_parquet(index=False))
     tensor_file.replace(folder / f"{client}.json", json.dumps(record).encode())
     return Reply(client, shard.samples)
+
+
+def _observer(order: Order, shard: ClientShard) -> Callable[[Split, np.ndarray], Evidence]:
+    """What the client's model, with the shared part of the order, makes of images of a split."""
+    if order.settings.method != "rebel":
+        network = whole_model.restore(order, shard).eval()
+        return lambda split, indices: observe_network(network, shard.dataset, split, indices, shard.compute)
+    model = restore(order, shard).eval()
+    sampled = order.settings.exits.code == "sampled"
+    generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round, 1) if sampled else None
+    return lambda split, indices: observe(model, shard.dataset, split, indices, shard.compute, generator)
 
 
 def _some(indices: np.ndarray, most: int) -> np.ndarray:

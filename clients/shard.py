@@ -9,8 +9,10 @@ from torch import Tensor
 from fed_rebel.datasets import Dataset
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
+from fed_rebel.training.batches import training_batches
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.setup import prepare
+from fed_rebel.training.stages import Batches
 from partitions import Shard, label_histogram, smoothed_shares
 
 
@@ -52,6 +54,14 @@ class ClientShard:
     def shares(self) -> Tensor:
         """Smoothed label shares, float32 [C], all above 0."""
         return torch.from_numpy(smoothed_shares(self.label_counts)).float()
+
+    def epochs(self, settings: Settings, round: int) -> list[Batches]:
+        """The batches of each epoch that a client trains in a round: the same whatever it trains."""
+        train = settings.train
+        rngs = [
+            np.random.default_rng([settings.seed, self.client, round, epoch]) for epoch in range(train.local_epochs)
+        ]
+        return [training_batches(self.dataset, self.shard.train, train.batch_size, rng) for rng in rngs]
 
 
 def open_shard(settings: Settings, client: int) -> ClientShard:

@@ -1,19 +1,16 @@
-"""A client's side of each stage."""
+"""A client's side of each of ReBEL's stages."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import nn
 
 from clients import private_state
 from clients.shard import ClientShard, open_shard
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
-from fed_rebel.training.batches import training_batches
 from fed_rebel.training.stages import (
-    Batches,
     Distillation,
     FineTuning,
     batch_norm_statistics,
@@ -44,7 +41,7 @@ def restore(order: Order, shard: ClientShard) -> Rebel:
     kept = private_state.load(Path(order.run), order.round, shard.client)
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
-    statistics = _statistics(model)
+    statistics = batch_norm_statistics(model)
     model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
     return shard.compute.place(model)
 
@@ -63,7 +60,7 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
     )
     losses = _run_distillation(order, shard, model, stage, stage.optimiser(model), shard.present)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
-    tensors = _on_cpu(model.parts(*PRIVATE, "head2"))
+    tensors = on_cpu(model.parts(*PRIVATE, "head2"))
     return Reply(shard.client, shard.samples, tensors, losses, tuple(shard.label_counts.tolist()))
 
 
@@ -75,7 +72,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
     shard.compute.place(model)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     fit_early(model, shard.dataset, shard.shard.train, shard.compute)
-    private_state.save(Path(order.run), order.round, shard.client, _on_cpu(model.parts(*PRIVATE)))
+    private_state.save(Path(order.run), order.round, shard.client, on_cpu(model.parts(*PRIVATE)))
     return Reply(shard.client, shard.samples)
 
 
@@ -92,7 +89,7 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
         rate=settings.train.distill_rate,
         early_rate=settings.train.distill_early_rate,
         loss=settings.loss,
-        update_statistics=_statistics_move(order),
+        update_statistics=statistics_move(order),
     )
     optimiser = _optimiser(order, shard, model, stage)
     losses = _run_distillation(order, shard, model, stage, optimiser)
@@ -101,7 +98,7 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
         fit_early(model, shard.dataset, shard.shard.train, shard.compute)
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
-    reply = Reply(shard.client, shard.samples, _to_send(order, model, sent), losses)
+    reply = Reply(shard.client, shard.samples, to_send(order, model, model.parts(*sent)), losses)
     _save_private(order, shard, model, optimiser)
     return reply
 
@@ -109,17 +106,17 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
 def _finetune(order: Order, shard: ClientShard) -> Reply:
     train = order.settings.train
     model = restore(order, shard)
-    stage = FineTuning(train.finetune_rate, _statistics_move(order))
+    stage = FineTuning(train.finetune_rate, statistics_move(order))
     optimiser = _optimiser(order, shard, model, stage)
     log_shares = shard.shares.log().to(shard.compute.device) if train.logit_adjustment else None
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
         finetune(model, batches, stage, optimiser, shard.compute, generator, log_shares)
-        for batches in _epochs(order, shard)
+        for batches in shard.epochs(order.settings, order.round)
     ]
     if order.settings.base.batch_norm == "local" or train.keep_optimisers:
         _save_private(order, shard, model, optimiser)
-    return Reply(shard.client, shard.samples, _to_send(order, model, SHARED), _mean(epochs))
+    return Reply(shard.client, shard.samples, to_send(order, model, model.parts(*SHARED)), mean(epochs))
 
 
 def _run_distillation(
@@ -133,20 +130,9 @@ def _run_distillation(
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
         distill(model, shard.base.head, batches, stage, optimiser, shard.compute, generator, present)
-        for batches in _epochs(order, shard)
+        for batches in shard.epochs(order.settings, order.round)
     ]
-    return _mean(epochs)
-
-
-def _epochs(order: Order, shard: ClientShard) -> list[Batches]:
-    train = order.settings.train
-    entropy = [order.settings.seed, shard.client, order.round]
-    rngs = [np.random.default_rng([*entropy, epoch]) for epoch in range(train.local_epochs)]
-    return [training_batches(shard.dataset, shard.shard.train, train.batch_size, rng) for rng in rngs]
-
-
-def _statistics_move(order: Order) -> bool:
-    return order.settings.base.batch_norm != "frozen"
+    return mean(epochs)
 
 
 def _optimiser(
@@ -165,27 +151,29 @@ def _save_private(order: Order, shard: ClientShard, model: Rebel, optimiser: tor
     kept = private_state.load(Path(order.run), order.round - 1, shard.client) if more else {}
     tensors = kept | model.parts(*PRIVATE)
     if batch_norm == "local":
-        own = {name for name in _statistics(model) if name in order.tensors or name in kept}
+        own = {name for name in batch_norm_statistics(model) if name in order.tensors or name in kept}
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
     if keep_optimisers:
         tensors |= checkpoint.optimiser_state(model, optimiser)
-    private_state.save(Path(order.run), order.round, shard.client, _on_cpu(tensors))
+    private_state.save(Path(order.run), order.round, shard.client, on_cpu(tensors))
 
 
-def _to_send(order: Order, model: Rebel, parts: Iterable[str]) -> Tensors:
-    """The trained parts; BatchNorm's statistics only where they are to be averaged, integers never."""
-    kept: set[str] = set() if order.settings.base.batch_norm == "aggregate" else _statistics(model)
-    tensors = _on_cpu(model.parts(*parts))
-    return {name: t for name, t in tensors.items() if name not in kept and t.is_floating_point()}
+def to_send(order: Order, model: nn.Module, trained: Tensors) -> Tensors:
+    """Of what was trained: BatchNorm's statistics only where they are to be averaged, integers never."""
+    kept: set[str] = set() if order.settings.base.batch_norm == "aggregate" else batch_norm_statistics(model)
+    return {name: t for name, t in on_cpu(trained).items() if name not in kept and t.is_floating_point()}
 
 
-def _statistics(model: Rebel) -> set[str]:
-    return batch_norm_statistics(model.head2, "head2") | batch_norm_statistics(model.tail, "tail")
+def statistics_move(order: Order) -> bool:
+    """Whether BatchNorm's statistics follow the client's batches."""
+    return order.settings.base.batch_norm != "frozen"
 
 
-def _on_cpu(tensors: Tensors) -> Tensors:
+def on_cpu(tensors: Tensors) -> Tensors:
+    """The tensors, as they are kept and sent."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _mean(epochs: list[dict[str, float]]) -> dict[str, float]:
+def mean(epochs: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each loss over a round's epochs."""
     return {name: sum(epoch[name] for epoch in epochs) / len(epochs) for name in epochs[0]}

@@ -165,11 +165,11 @@ class Train(_Section):
     distill_early_rate: Rate = 3e-4
     """The early classifier's own, in distillation rounds."""
     finetune_rate: Rate = 3e-3
-    """SGD's learning rate in fine-tuning rounds."""
+    """SGD's learning rate in fine-tuning rounds, and in those of the whole model."""
     keep_optimisers: bool = False
     """Keep what a client's optimisers remember from round to round, privately, instead of starting them afresh."""
     logit_adjustment: bool = True
-    """Add the log of the client's label shares to the logits of the fine-tuning cross-entropy."""
+    """Add the log of the client's label shares to the logits of the cross-entropy that trains a shared last layer."""
 
 
 class StrategySettings(_Section):
@@ -223,6 +223,9 @@ class Settings(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random draw of the run."""
+    method: Literal["rebel", "fedavg", "fedper", "local"] = "rebel"
+    """ReBEL, or a baseline without an early exit that trains the whole base model: averaged, averaged but for the last
+    layer, or each client its own. A baseline reads nothing of `head1`, `early`, `loss` and `warm_start`."""
     head1: Literal["local", "frozen", "shared"] = "local"
     """Head1 is trained by each client for itself, kept from the warm start, or averaged like Head2."""
     data: Data = Data()
@@ -244,6 +247,11 @@ class Settings(_Section):
                 f"rounds.warm_start = {self.rounds.warm_start}: warm_start.weights = "
                 f"'{self.warm_start.weights}' takes the place of these rounds; "
                 "allowed: 0, or warm_start.weights = 'none'"
+            )
+        if self.method != "rebel" and self.rounds.warm_start:
+            raise ValueError(
+                f"rounds.warm_start = {self.rounds.warm_start}: method = '{self.method}' trains the base model alone, "
+                "which needs no warm start; allowed: 0, or method = 'rebel'"
             )
         if self.early.parameterisation == "precision" and self.early.kind != "gmc":
             raise ValueError(

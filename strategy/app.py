@@ -14,8 +14,8 @@ from fed_rebel.report import write_report
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.training.setup import prepare
-from strategy.rebel import Server
 from strategy.rounds import Fault
+from strategy.server import Server
 
 app = ServerApp()
 log = logging.getLogger("flwr")

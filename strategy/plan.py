@@ -17,13 +17,16 @@ class Round:
     """Whether every client is evaluated after it."""
     last: bool
     """Whether it is the last of the run."""
+    everyone: bool
+    """Whether all clients train, or the share `strategy.fraction` of them."""
 
 
 def plan(settings: Settings) -> list[Round]:
     """Warm start, private start, distillation with a private pass after its last round, fine-tuning.
 
-    The private start and the last round are always evaluated, and of the others every `rounds.evaluate_every`-th
-    after the private start.
+    The other methods have the same rounds from the private start on, each a round of the whole model: with the same
+    settings every client passes as often over its images. The private start and the last round are always evaluated,
+    and of the others every `rounds.evaluate_every`-th after the private start.
     """
     rounds = settings.rounds
     stages = [Stage.WARM_START] * rounds.warm_start + [Stage.PRIVATE_START] + [Stage.DISTILL] * rounds.distill
@@ -32,9 +35,13 @@ def plan(settings: Settings) -> list[Round]:
     stages += [Stage.FINETUNE] * rounds.finetune
     last = len(stages) - 1
 
-    def evaluated(number: int) -> bool:
+    def round_of(number: int, stage: Stage) -> Round:
         since_start = number - rounds.warm_start
         every = rounds.evaluate_every
-        return number == last or since_start == 0 or (every > 0 and since_start > 0 and since_start % every == 0)
+        evaluate = number == last or since_start == 0 or (every > 0 and since_start > 0 and since_start % every == 0)
+        everyone = stage in (Stage.PRIVATE_START, Stage.PRIVATE_PASS)
+        if settings.method != "rebel" and stage is not Stage.PRIVATE_START:
+            stage = Stage.WHOLE
+        return Round(number, stage, evaluate, number == last, everyone)
 
-    return [Round(n, stage, evaluated(n), n == last) for n, stage in enumerate(stages)]
+    return [round_of(number, stage) for number, stage in enumerate(stages)]

@@ -23,8 +23,8 @@ from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
-from strategy.rebel import Server
 from strategy.rounds import Fault, RunFailed
+from strategy.server import Server
 
 torch.set_num_threads(1)
 

@@ -153,10 +153,6 @@ def changed_parts(model, before):
     return {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-def statistics(model):
-    return batch_norm_statistics(model.head2, "head2") | batch_norm_statistics(model.tail, "tail")
-
-
 def run_distill(model, base, trained, *, update_statistics=False, weights=LOSS, task=0.0, seed=0):
     stage = Distillation(trained, 1e-2, 1e-2, weights, update_statistics, task)
     return distill(model, base.head, [a_batch(1), a_batch(2)], stage, stage.optimiser(model), CPU, generator(seed))
@@ -174,7 +170,7 @@ def test_distillation_trains_the_parts_named_and_no_other(trained):
 
 
 def test_distillation_leaves_batch_norm_s_statistics_alone_unless_told():
-    names = statistics(a_model()[0])
+    names = batch_norm_statistics(a_model()[0])
     for update in (False, True):
         model, base = a_model()
         before = snapshot(model)
@@ -249,8 +245,8 @@ def test_fine_tuning_leaves_the_private_parts_alone_bit_for_bit(update_statistic
     before = snapshot(model)
     run_finetune(model, update_statistics=update_statistics)
     assert changed_parts(model, before) == {"head2", "tail"}
-    moved = {name for name in statistics(model) if not torch.equal(model.state_dict()[name], before[name])}
-    assert moved == (statistics(model) if update_statistics else set())
+    moved = {name for name in batch_norm_statistics(model) if not torch.equal(model.state_dict()[name], before[name])}
+    assert moved == (batch_norm_statistics(model) if update_statistics else set())
 
 
 def test_fine_tuning_goes_through_the_eight_bits():

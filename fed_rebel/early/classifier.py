@@ -54,11 +54,16 @@ class Answer:
     """What the early classifier says of each of B queries."""
 
     label: Tensor
-    """int64 [B]: the most probable class."""
+    """int64 [B]: the most probable class; -1 where nothing labels queries early."""
     confidence: Tensor
     """float32 [B] in [0, 1]: that class's probability; 1.0 for many queries in high dimensions."""
     score: Tensor
     """float32 [B], finite: log-odds of the label against all others; still orders where confidence is 1.0."""
+
+    @classmethod
+    def none(cls, queries: int) -> "Answer":
+        """That of no early classifier: no label, without confidence."""
+        return cls(torch.full((queries,), -1), torch.zeros(queries), torch.zeros(queries))
 
 
 def answer(log_joint: Tensor) -> Answer:
@@ -79,8 +84,8 @@ class EarlyClassifier(nn.Module, ABC):
 
     dimensions: int
     """Dimensions of the space it works in."""
-    variational: bool = True
-    """Whether codes are drawn from their posterior in training; else they are its mean."""
+    answers: bool = True
+    """Whether it labels codes. Where nothing does, they need no distribution: in training they are their mean."""
     fitted: tuple[str, ...] = ()
     """Buffers that have as many rows as the data they were fitted to ask for."""
 

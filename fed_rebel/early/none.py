@@ -4,20 +4,17 @@ import torch
 from torch import Tensor
 
 from fed_rebel.early.classifier import Spec
-from fed_rebel.early.fitted import FittedClassifier
+from fed_rebel.early.untrained import UntrainedClassifier
 
 
-class NoEarly(FittedClassifier):
-    """Knows nothing: all classes are as likely. Nothing labels the code, so it needs no distribution: it is mu."""
+class NoEarly(UntrainedClassifier):
+    """Knows nothing and answers nothing: all classes are as likely."""
 
-    variational = False
+    answers = False
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.dimensions, self._classes = spec.code, spec.classes
-
-    def fit(self, z: Tensor, labels: Tensor) -> None:
-        """Nothing to fit."""
 
     def _class_scores(self, z: Tensor) -> Tensor:
         return torch.zeros(len(z), self._classes, device=z.device)

@@ -1,5 +1,6 @@
 """A row a client of `clients.csv`: every number follows from the client's predictions and its record of itself."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -38,7 +39,8 @@ def client_rows(
     `_prior` and `_stacked` are of the one and of the others.
 
     With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
-    `threshold` is that of the other labels.
+    `threshold` is that of the other labels. Where no early classifier labels a client's queries (`local_label` -1)
+    local accuracies, and overall accuracies at fixed coverages, are NaN.
     """
     pooled = {
         kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in ANSWERS.items()
@@ -60,6 +62,8 @@ def client_rows(
         row["remote_acc"] = row["remote_acc_plain"]
         for percent in FIXED_COVERAGES:
             row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
+        if (own["local_label"] < 0).all():  # nothing answers early: at coverage 0 only is there anything to measure
+            row |= {name: math.nan for name in row if name.startswith(("local_", "overall_at_"))}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -13,8 +13,8 @@ from flwr.simulation import run_simulation
 from fed_rebel.datasets import data_directory
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.settings import Settings
-from strategy.rebel import Server
 from strategy.rounds import RunFailed
+from strategy.server import Server
 
 
 def run_on_ray(server: Server, client_app: ClientApp) -> None:

@@ -16,10 +16,15 @@ from fed_rebel.training.warm_start import WarmStart, build_model, fit_early
 from partitions import hold_out
 
 
-def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, WarmStart]:
-    """Data, partition, base model and warm start of a run, with a progress bar for what has to be trained first."""
+def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, WarmStart | None]:
+    """Data, partition, base model and warm start of a run, with a progress bar for what has to be trained first.
+
+    Methods other than ReBEL start from the base model and have no warm start.
+    """
     with display.training("base model", settings.base.epochs) as base_epoch_done:
         setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
+    if settings.method != "rebel":
+        return setup, None
     with display.warm_start("warm start", settings.warm_start) as warm_epoch_done:
         start = warm_start(settings, setup.dataset, setup.base, setup.compute, warm_epoch_done)
     return setup, start
@@ -35,7 +40,7 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
     accuracy = accuracy_on_test(setup.base, setup.dataset, setup.compute)
     print(f"base model: {100 * accuracy:.2f} % of {len(setup.dataset.test)} test images")
     made = setup.base.state_dict()
-    if settings.warm_start.weights != "none":
+    if start is not None and settings.warm_start.weights != "none":
         model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed)
         model.load_parts(start.tensors)
         setup.compute.place(model).eval()

@@ -24,6 +24,7 @@ STAGES = {
     "distill": "distillation",
     "private_pass": "private pass",
     "finetune": "fine-tuning",
+    "whole": "whole model",
 }
 
 
@@ -99,11 +100,13 @@ class ProgressDisplay:
 
     def round_ended(self, rows: list[dict[str, Any]]) -> None:
         """A line with the means over the clients, where they were measured."""
-        measured = [row for row in rows if "local_acc" in row]
+        measured = [row for row in rows if "overall_acc" in row]
         if not measured or not self._console.is_terminal:
             return
         means = {
-            name: sum(row[f"{name}_acc"] for row in measured) / len(measured) for name in ("local", "remote", "overall")
+            name: sum(row[f"{name}_acc"] for row in measured) / len(measured)
+            for name in ("local", "remote", "overall")
+            if f"{name}_acc" in measured[0]  # without an early classifier nothing is local
         }
         accuracies = ", ".join(f"{name} {100 * mean:.1f} %" for name, mean in means.items())
         self._console.print(f"{rows[0]['round'] + 1:>3}  {STAGES[rows[0]['stage']]:<14} {accuracies}", highlight=False)

@@ -9,7 +9,7 @@ from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.runs import RunDirectory, check_new
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
-from strategy.rebel import Server
+from strategy.server import Server
 
 
 def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirectory:

@@ -28,7 +28,7 @@ class Rebel(nn.Module):
 
     def draw(self, posterior: Posterior, generator: torch.Generator) -> Tensor:
         """A code of the posterior, [B, 3, 17, 17]: a sample of it, or its mean where there is no early classifier."""
-        return sample(posterior, generator) if self.early.variational else posterior.mu
+        return sample(posterior, generator) if self.early.answers else posterior.mu
 
     def remote_logits(self, code: Tensor) -> Tensor:
         """What the server makes of codes [B, 3, 17, 17] that came through the eight bits: logits [B, C]."""

@@ -33,8 +33,14 @@ def client_curves(predictions: pd.DataFrame, steps: int = 100) -> ClientCurves:
         local = rows["local_label"].to_numpy() == label
         plain = coverage_curve(score, local, rows["remote_label"].to_numpy() == label)
         prior = coverage_curve(score, local, rows["remote_prior_label"].to_numpy() == label)
-        answered = plain.local_answered_at(coverage)
-        curves.append((client, answered, plain.overall_at(coverage), prior.overall_at(coverage)))
+        answered, overall, overall_prior = (
+            plain.local_answered_at(coverage),
+            plain.overall_at(coverage),
+            prior.overall_at(coverage),
+        )
+        if (rows["local_label"] < 0).all():  # without an early classifier there is coverage 0 and nothing else
+            answered[1:] = overall[1:] = overall_prior[1:] = np.nan
+        curves.append((client, answered, overall, overall_prior))
     clients, *stacked = zip(*curves, strict=True)
     return ClientCurves(clients, coverage, *(np.stack(each) for each in stacked))
 

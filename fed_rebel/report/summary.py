@@ -11,7 +11,15 @@ DESCRIPTIONS = (
     "effective_classes",
     "gini",
 )  # of a shard: none is better or worse
-NOT_METRICS = ("client", "partition", "threshold", "threshold_plain", "threshold_prior", "threshold_pooled")
+NOT_METRICS = (
+    "client",
+    "partition",
+    "threshold",
+    "threshold_plain",
+    "threshold_prior",
+    "threshold_stacked",
+    "threshold_pooled",
+)
 
 
 def summarise(clients: pd.DataFrame) -> pd.DataFrame:

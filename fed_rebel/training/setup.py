@@ -41,7 +41,7 @@ def target_of(settings: Settings) -> Target:
     """What thresholds are calibrated for. Raises `ValueError` for a target that is none, or that cannot be met."""
     exits = settings.exits
     target = Target.parse(exits.target)
-    if settings.early.kind == "none":
+    if settings.method != "rebel" or settings.early.kind == "none":
         return Target("never")
     if target.kind == "delay" and target.value is not None:
         batch = Batch(BATCH, CODE_SIZE, exits.device_time, exits.server_time)

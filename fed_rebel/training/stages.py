@@ -1,6 +1,6 @@
-"""One epoch of each stage that trains a ReBEL model: joint distillation, and fine-tuning."""
+"""One epoch of each stage: joint distillation and fine-tuning of a ReBEL model, and training of a whole base model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fed_rebel.model.rebel import Rebel
-from fed_rebel.model.resnet import Head
+from fed_rebel.model.rebel import SHARED, Rebel
+from fed_rebel.model.resnet import BaseModel, Head
 from fed_rebel.settings import Loss
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.losses import JointLoss, finetuning_loss, joint_loss
@@ -44,16 +44,17 @@ class Distillation:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How the cross-entropy of the server's answers is trained: SGD on Head2 and Tail, Head1 fixed."""
+    """How a cross-entropy is trained: SGD on the parts named in `trained`, the others fixed."""
 
     rate: float
     update_statistics: bool
+    trained: tuple[str, ...] = SHARED
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
-    def optimiser(self, model: Rebel) -> torch.optim.SGD:
+    def optimiser(self, model: nn.Module) -> torch.optim.SGD:
         """A fresh optimiser."""
-        parameters = [*model.head2.parameters(), *model.tail.parameters()]
+        parameters = [parameter for part in self.trained for parameter in model.get_submodule(part).parameters()]
         return torch.optim.SGD(
             parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=True
         )
@@ -104,23 +105,57 @@ def finetune(
     log_shares: Tensor | None,
 ) -> dict[str, float]:
     """Train Head2 and Tail on cross-entropy through the eight-bit code, Head1 fixed (end of Sec. IV-D)."""
-    _prepare(model, ("head2", "tail"), stage.update_statistics)
+
+    def answers(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            code = model.code(model.draw(model.head1(images), generator))
+        return model.remote_logits(code)
+
+    return {"loss_finetune": _train(model, answers, batches, stage, optimiser, compute, log_shares)}
+
+
+def train_whole(
+    model: BaseModel,
+    batches: Batches,
+    stage: FineTuning,
+    optimiser: torch.optim.Optimizer,
+    compute: Compute,
+    log_shares: Tensor | None,
+) -> dict[str, float]:
+    """Train a base model on cross-entropy, as the baselines without an early exit do."""
+
+    def answers(images: Tensor) -> Tensor:
+        logits: Tensor = model(images)
+        return logits.float()
+
+    return {"loss_whole": _train(model, answers, batches, stage, optimiser, compute, log_shares)}
+
+
+def _train(
+    model: nn.Module,
+    answers: Callable[[Tensor], Tensor],
+    batches: Batches,
+    stage: FineTuning,
+    optimiser: torch.optim.Optimizer,
+    compute: Compute,
+    log_shares: Tensor | None,
+) -> float:
+    """An epoch of SGD on the cross-entropy of the answers to images, logits [B, C]; gives its mean."""
+    _prepare(model, stage.trained, stage.update_statistics)
     totals: list[Tensor] = []
     for images, labels in batches:
         images, labels = images.to(compute.device), labels.to(compute.device)
         with compute.autocast():
-            with torch.no_grad():
-                code = model.code(model.draw(model.head1(images), generator))
-            logits = model.remote_logits(code)
+            logits = answers(images)
         loss = finetuning_loss(logits, labels, log_shares)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         totals.append(loss.detach())
-    return {"loss_finetune": torch.stack(totals).mean().item()}
+    return torch.stack(totals).mean().item()
 
 
-def _prepare(model: Rebel, trained: tuple[str, ...], update_statistics: bool) -> None:
+def _prepare(model: nn.Module, trained: tuple[str, ...], update_statistics: bool) -> None:
     for name, child in model.named_children():
         child.requires_grad_(name in trained)
         child.train(update_statistics and name in trained)
@@ -132,6 +167,6 @@ def noise(device: torch.device, *entropy: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def batch_norm_statistics(module: nn.Module, prefix: str) -> set[str]:
-    """The names, under `prefix.`, of a module's running means and variances."""
-    return {f"{prefix}.{name}" for name, _ in module.named_buffers() if name.endswith(("running_mean", "running_var"))}
+def batch_norm_statistics(model: nn.Module) -> set[str]:
+    """The names of a model's running means and variances."""
+    return {name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))}

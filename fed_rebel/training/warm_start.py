@@ -121,7 +121,7 @@ def fit_code(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compu
 
 def fit_early(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:
     """Fit an early classifier that is not trained to the codes of training images; leave others alone."""
-    if isinstance(model.early, early.FittedClassifier) and model.early.fitted:
+    if isinstance(model.early, early.FittedClassifier):
         model.early.fit(
             _codes(model, dataset, indices, compute).flatten(1), torch.from_numpy(dataset.train.labels[indices])
         )

@@ -1,0 +1,168 @@
+"""The server's side of a run: its rounds, from the first to the table of clients, whatever the method."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from flwr.serverapp import Grid
+
+from fed_rebel.exits.rows import ServerAnswers, client_rows
+from fed_rebel.runs import RunDirectory
+from fed_rebel.settings import Settings
+from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.setup import prepare, target_of
+from partitions import Partition
+from strategy.fedavg import average
+from strategy.messages import Order, Stage
+from strategy.method import Method
+from strategy.plan import Round, plan
+from strategy.rebel import Rebel
+from strategy.rounds import Clients, Exchange, Fault, RunFailed, choose_clients
+from strategy.whole_model import WholeModel
+
+Rows = list[dict[str, Any]]
+
+KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
+"""The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
+
+
+class Watcher(Protocol):
+    """Hears how a run goes: a progress display, a logger, a tracker."""
+
+    def round_began(self, number: int, rounds: int, stage: str, messages: int) -> None:
+        """A round begins, of `rounds`, that will exchange so many messages."""
+
+    def replied(self) -> None:
+        """A client's reply came in."""
+
+    def fault(self, round: int, fault: Fault) -> None:
+        """A client's reply could not be used."""
+
+    def round_ended(self, rows: Rows) -> None:
+        """A round is finished and kept, with its rows of `rounds.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Runs what is left of a run."""
+
+    settings: Settings
+    run: RunDirectory
+    watcher: Watcher
+    stop: Event = field(default_factory=Event)
+    """Set to end the run where it stands; what it has finished is kept."""
+
+    def federate(self, grid: Grid) -> None:
+        """Run every round that is not finished, then write the results. Raises `RunFailed`, `ValueError`."""
+        torch.set_num_threads(self.settings.engine.threads)
+        rounds = plan(self.settings)
+        done = self.run.rounds_done
+        if done < len(rounds):
+            clients = Clients.find(grid, self.settings.partition.clients, self.stop)
+            method = self._method()
+            state = self.run.shared() if done else method.start()
+            for step in rounds[done:]:
+                state = self._run_round(step, len(rounds), state, method, clients)
+        self._write_results(rounds[-1])
+
+    def _method(self) -> Method:
+        setup = prepare(self.settings)
+        if self.settings.method == "rebel":
+            return Rebel.open(self.settings, setup, self.run.path)
+        return WholeModel(self.settings, setup)
+
+    def _run_round(self, step: Round, rounds: int, state: Tensors, method: Method, clients: Clients) -> Tensors:
+        began = time.monotonic()
+        everyone = list(range(self.settings.partition.clients))
+        trainees = everyone
+        if not step.everyone:
+            trainees = choose_clients(len(everyone), self.settings.strategy.fraction, self.settings.seed, step.number)
+        self.watcher.round_began(step.number, rounds, step.stage, len(trainees) + len(everyone) * step.evaluate)
+        self.run.begin_round(step.number)
+        if step.stage is Stage.PRIVATE_START:
+            method.private_start(state)
+
+        def ask(kind: str, whom: list[int], sent: Tensors) -> Exchange:
+            path, early_seed = str(self.run.path), method.early_seed
+            order = Order(self.settings, path, step.number, step.stage, early_seed, step.last, sent)
+            return clients.exchange(whom, order, kind, self.watcher.replied)
+
+        trained = ask("train", trainees, method.sent(step.stage, state))
+        for fault in trained.faults:
+            self.watcher.fault(step.number, fault)
+        rows = _training_rows(step, trained)
+        if trained.replies[0].tensors:
+            state = average(state, trained.replies, self.settings.strategy)
+        if step.stage is Stage.PRIVATE_START:
+            _refuse_faults(step, trained)
+            state = method.shared(state)
+        if step.evaluate:
+            evaluated = ask("evaluate", everyone, method.shared(state))
+            _refuse_faults(step, evaluated)
+            rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
+            balanced = method.balanced_accuracy(state)
+            if balanced is not None:
+                rows.append({"round": step.number, "stage": step.stage, "client": None, "balanced_acc": balanced})
+        for row in rows:
+            row["seconds"] = round(time.monotonic() - began, 3)
+        self.run.finish_round(step.number, state, rows)
+        self.watcher.round_ended(rows)
+        return state
+
+    def _measure(self, number: int) -> pd.DataFrame:
+        records, predictions = self.run.evaluations(number)
+        exits = self.settings.exits
+        target = target_of(self.settings)
+        server: ServerAnswers = "stacked" if exits.stacking else "prior" if exits.server_prior else "plain"
+        return client_rows(records, predictions, target, server=server, by_class=exits.by_class)
+
+    def _write_results(self, last: Round) -> None:
+        clients = self._measure(last.number)
+        at_start = {
+            row["client"]: row["local_acc"]
+            for row in self.run.rows()
+            if row["stage"] == Stage.PRIVATE_START and "local_acc" in row
+        }
+        local_acc_start = clients["client"].map(at_start).astype(float)  # of no client where nothing answers early
+        clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", local_acc_start)
+        clients["partition"] = Partition.load(self.run.path / "partition.npz").fingerprint
+        _, predictions = self.run.evaluations(last.number)
+        self.run.write_results(clients, predictions)
+
+
+def _training_rows(step: Round, trained: Exchange) -> Rows:
+    about = {"round": step.number, "stage": str(step.stage)}
+    rows: Rows = [
+        about
+        | {"client": reply.client, "samples": reply.samples}
+        | {"bytes_down": trained.bytes_down, "bytes_up": trained.bytes_up[reply.client]}
+        | reply.losses
+        for reply in trained.replies
+    ]
+    rows += [about | {"client": fault.client, "fault": fault.reason} for fault in trained.faults]
+    return sorted(rows, key=lambda row: row["client"])
+
+
+def _with_measurements(step: Round, rows: Rows, evaluated: Exchange, measured: pd.DataFrame) -> Rows:
+    trained = {row["client"]: row for row in rows}
+    of_client = {row["client"]: row for row in measured.to_dict("records")}
+    with_them = []
+    for client, bytes_up in evaluated.bytes_up.items():
+        row: dict[str, Any] = {"round": step.number, "stage": str(step.stage), "client": client}
+        row |= trained.get(client, {})
+        row["bytes_down"] = row.get("bytes_down", 0) + evaluated.bytes_down
+        row["bytes_up"] = row.get("bytes_up", 0) + bytes_up
+        measures = {name: float(of_client[client][name]) for name in KEPT}
+        with_them.append(row | {name: value for name, value in measures.items() if not math.isnan(value)})
+    return with_them
+
+
+def _refuse_faults(step: Round, exchanged: Exchange) -> None:
+    """Every client must be there where the next rounds or the results need each of them."""
+    if exchanged.faults:
+        fault = exchanged.faults[0]
+        raise RunFailed(f"round {step.number + 1}, {step.stage}: client {fault.client}: {fault.reason}")

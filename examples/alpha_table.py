@@ -7,6 +7,7 @@ start" is what local training adds to the private start, "gain at 46 %" overall 
 both on the same clients, with their 95 % intervals over the clients of all seeds.
 """
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,7 +58,8 @@ def main(paths: Iterable[str]) -> None:
 
 def _read(path: Path) -> pd.DataFrame:
     run, settings = RunDirectory.open(path)
-    shared = [row["balanced_acc"] for row in run.rows() if row["client"] is None]
+    # Where clients share no whole model, as with method = "local", nothing is measured of it.
+    shared = [row["balanced_acc"] for row in run.rows() if row["client"] is None] or [math.nan]
     clients = pd.read_csv(path / "clients.csv")
     return clients.assign(alpha=settings.partition.alpha, shared_start=shared[0], shared_end=shared[-1])
 

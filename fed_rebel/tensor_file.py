@@ -15,8 +15,9 @@ Tensors = dict[str, Tensor]
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write the tensors under their names. The same tensors give the same bytes, with one entry of metadata at most."""
-    data = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}, dict(metadata or {}))
-    replace(path, data)
+    named = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # Without tensors and with empty metadata safetensors writes a header that it cannot read.
+    replace(path, save(named, dict(metadata or {}) if named or metadata else None))
 
 
 def read(path: Path) -> Tensors:

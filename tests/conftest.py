@@ -219,7 +219,9 @@ def results():
 
     def read(run: RunDirectory) -> dict[str, Any]:
         names = ("shared.safetensors", "warm_start.safetensors", "clients.csv")
-        files = [run.path / name for name in names] + sorted((run.path / "private").iterdir())
+        files = [run.path / name for name in names if (run.path / name).exists()] + sorted(
+            (run.path / "private").iterdir()
+        )
         predictions = pd.read_parquet(run.path / "predictions.parquet").to_dict("list")
         return {file.name: file.read_bytes() for file in files} | {"predictions": predictions}
 

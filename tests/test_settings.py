@@ -49,6 +49,7 @@ PUBLIC_KEYS = [
 ]
 
 CHOICES = {
+    "method": ("rebel", "fedavg", "fedper", "local"),
     "partition.kind": ("by-client", "by-class", "iid", "shards"),
     "base.backbone": ("resnet50", "resnet18", "resnet20"),
     "base.batch_norm": ("frozen", "aggregate", "local"),

@@ -345,8 +345,15 @@ def test_without_an_early_classifier_every_query_is_sent(federate, tiny_settings
     federated = federate(tiny_settings({"early.kind": "none"}), tmp_path / "run")
     assert not any(name.startswith("early.") for name in private(federated.run, 0))
     predictions = pd.read_parquet(federated.run.path / "predictions.parquet")
-    assert predictions["score"].nunique() == 1
-    assert (table(federated.run)["coverage"] == 0).all()
+    assert (predictions[["local_label", "confidence", "score"]] == [-1, 0, 0]).all(axis=None)
+    clients = table(federated.run)
+    assert (clients["coverage"] == 0).all()
+    assert (clients["overall_acc"] == clients["remote_acc"]).all()
+    # There is nothing local to be right or wrong, at no coverage but 0.
+    undefined = [name for name in clients if name.startswith(("local_", "overall_at_"))]
+    assert {"local_acc", "local_acc_start", "local_acc_answered", "local_answered_at_50"} < set(undefined)
+    assert clients[undefined].isna().all(axis=None)
+    assert not any("local_acc" in row for row in federated.run.rows())
     records, predictions = federated.run.evaluations(FINETUNE)
     assert (client_rows(records, predictions, Target("never"), by_class=True)["coverage"] == 0).all()
 

@@ -64,6 +64,7 @@ def client_rows(
             row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
         if (own["local_label"] < 0).all():  # nothing answers early: at coverage 0 only is there anything to measure
             row |= {name: math.nan for name in row if name.startswith(("local_", "overall_at_"))}
+            row["threshold_pooled"] = False
         rows.append(row)
     return pd.DataFrame(rows)
 

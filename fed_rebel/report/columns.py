@@ -1,5 +1,6 @@
 """The columns of the table of clients, and how their numbers are written."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,28 +16,40 @@ class Column:
 
     def text(self, value: float) -> str:
         """The value as it is shown; a dash where it is undefined."""
-        return "–" if math.isnan(value) else self.write(value)  # noqa: RUF001
+        return self.write(value)
 
     def text_of_sd(self, value: float) -> str:
         """A standard deviation in the units of this column: never with a plus."""
         return self.text(value).removeprefix("+")
 
 
+def _or_dash(write: Callable[[float], str]) -> Callable[[float], str]:
+    @functools.wraps(write)
+    def written(value: float) -> str:
+        return "–" if math.isnan(value) else write(value)  # noqa: RUF001
+
+    return written
+
+
+@_or_dash
 def count(value: float) -> str:
     """2000 as "2,000", a mean of 5.4 as "5.4"."""
     return f"{value:,.1f}".removesuffix(".0")
 
 
+@_or_dash
 def index(value: float) -> str:
     """A number in [0, 1], with two decimals."""
     return f"{value:.2f}"
 
 
+@_or_dash
 def percent(value: float) -> str:
     """A fraction in per cent, with one decimal and no sign for per cent."""
     return f"{100 * value:.1f}"
 
 
+@_or_dash
 def points(value: float) -> str:
     """A difference of fractions in percentage points, with its sign."""
     text = f"{100 * value:+.1f}"

@@ -228,6 +228,8 @@ class Settings(_Section):
     layer, or each client its own. A baseline reads nothing of `head1`, `early`, `loss` and `warm_start`."""
     head1: Literal["local", "frozen", "shared"] = "local"
     """Head1 is trained by each client for itself, kept from the warm start, or averaged like Head2."""
+    tracking: Literal["none", "tensorboard", "mlflow"] = "none"
+    """Follow the run in TensorBoard (`tensorboard/` in its directory) or in MLflow (MLFLOW_TRACKING_URI) too."""
     data: Data = Data()
     partition: PartitionSettings = PartitionSettings()
     base: Base = Base()

@@ -16,6 +16,7 @@ from fed_rebel.settings import Scalar, Settings
 from fed_rebel.training.setup import prepare
 from strategy.rounds import Fault
 from strategy.server import Server
+from strategy.tracking import check_installed, tracked
 
 app = ServerApp()
 log = logging.getLogger("flwr")
@@ -30,9 +31,11 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_flat(cast("dict[str, Scalar]", dict(context.run_config)))
     default = data_directory(settings.data.dir or None) / "runs" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     path = Path(os.environ.get("FED_REBEL_RUN", default))
+    check_installed(settings)
     setup = prepare(settings)
     run = RunDirectory.create(path, settings, setup.partition, setup.identity)
-    Server(settings, run, _Log()).federate(grid)
+    with tracked(settings, run, _Log()) as watcher:
+        Server(settings, run, watcher).federate(grid)
     log.info("report: %s", write_report(run.path))
 
 

@@ -10,6 +10,7 @@ from fed_rebel.runs import RunDirectory, check_new
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
 from strategy.server import Server
+from strategy.tracking import check_installed, tracked
 
 
 def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirectory:
@@ -18,6 +19,7 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
     Trains what the settings want trained first (base model, pooled warm start). Raises `ValueError`.
     """
     check_new(out)
+    check_installed(settings)
     setup, _ = make_ready(settings, display)
     return RunDirectory.create(out, settings, setup.partition, setup.identity)
 
@@ -25,6 +27,7 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
 def reopen(path: Path) -> tuple[RunDirectory, Settings]:
     """A run that was begun, and its settings. Raises `ValueError` where its data or device are not there any more."""
     run, settings = RunDirectory.open(path)
+    check_installed(settings)
     run.check_same(prepare(settings).identity)
     return run, settings
 
@@ -32,16 +35,17 @@ def reopen(path: Path) -> tuple[RunDirectory, Settings]:
 def run(settings: Settings, directory: RunDirectory, display: ProgressDisplay) -> None:
     """Run every round that is not finished and write the results. Raises `RunFailed` and what the engine raises."""
     prepare(settings)
-    server = Server(settings, directory, display)
-    if settings.engine.kind == "ray":
-        from fed_rebel.launch.on_ray import run_on_ray
+    with tracked(settings, directory, display) as watcher:
+        server = Server(settings, directory, watcher)
+        if settings.engine.kind == "ray":
+            from fed_rebel.launch.on_ray import run_on_ray
 
-        run_on_ray(server, client_app)
-    else:
-        from fed_rebel.launch.inline import InlineGrid
+            run_on_ray(server, client_app)
+        else:
+            from fed_rebel.launch.inline import InlineGrid
 
-        grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
-        try:
-            server.federate(grid)
-        finally:
-            grid.close()
+            grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
+            try:
+                server.federate(grid)
+            finally:
+                grid.close()

@@ -1,0 +1,114 @@
+"""Trackers: what they hold is what `rounds.jsonl` holds, each round once, and the run's bytes know nothing of them."""
+
+import importlib.util
+
+import pytest
+from typer.testing import CliRunner
+
+from fed_rebel.cli import app
+from fed_rebel.launch import simulation
+
+
+class Silent:
+    """A watcher that stops the run after a round."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+
+    def round_began(self, number, rounds, stage, messages):
+        pass
+
+    def replied(self):
+        pass
+
+    def fault(self, round, fault):
+        pass
+
+    def round_ended(self, rows):
+        if rows[0]["round"] == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stopped_and_resumed(stopped, tiny_settings):
+    """The tiny run that goes on after its second round with a tracker, is stopped after the fourth, and goes on."""
+
+    def go(tracking):
+        settings = tiny_settings({"tracking": tracking})
+        run = stopped(1)
+        (run.path / "settings.toml").write_text(settings.to_toml())
+        with pytest.raises(KeyboardInterrupt):
+            simulation.run(settings, run, Silent(stop_after=3))
+        assert not run.finished
+        simulation.run(settings, run, Silent())
+        return run
+
+    return go
+
+
+def expected(run, name):
+    """Round to the mean over clients, or of bytes the sum, from the rows."""
+    of_round = {}
+    for row in run.rows():
+        if name in row:
+            of_round.setdefault(row["round"], []).append(row[name])
+    return {
+        number: sum(values) if name.startswith("bytes") else sum(values) / len(values)
+        for number, values in of_round.items()
+    }
+
+
+METRICS = (
+    "local_acc",
+    "remote_acc",
+    "overall_acc",
+    "coverage",
+    "gain",
+    "loss_mimic",
+    "loss_finetune",
+    "bytes_up",
+    "bytes_down",
+    "balanced_acc",
+)
+
+
+def test_tensorboard_holds_every_round_once(stopped_and_resumed, finished, results):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = stopped_and_resumed("tensorboard")
+    events = event_accumulator.EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert not {"client", "round", "samples", "seconds"} & set(events.Tags()["scalars"])
+    for name in METRICS:
+        told = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in told] == sorted(expected(run, name))
+        assert [value for _, value in told] == pytest.approx([v for _, v in sorted(expected(run, name).items())])
+    assert results(run) == results(finished.run)
+
+
+def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run = stopped_and_resumed("mlflow")
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("fed-rebel")
+    (there,) = client.search_runs([experiment.experiment_id])
+    assert there.info.status == "FINISHED"
+    assert there.data.params["partition.alpha"] == "1.0"
+    for name in METRICS:
+        told = [(metric.step, metric.value) for metric in client.get_metric_history(there.info.run_id, name)]
+        assert sorted(step for step, _ in told) == sorted(expected(run, name))
+        assert dict(told) == pytest.approx(expected(run, name))
+    assert results(run) == results(finished.run)
+
+
+@pytest.mark.parametrize(("tracking", "extra"), [("tensorboard", "tracking"), ("mlflow", "mlflow")])
+def test_a_package_that_is_missing_is_said_before_the_run_starts(tiny_changes, tmp_path, monkeypatch, tracking, extra):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == tracking else find(name))
+    given = [f"--set={key}={value}" for key, value in (tiny_changes | {"tracking": tracking}).items()]
+    done = CliRunner().invoke(app, ["simulate", *given, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert f"tracking = '{tracking}'" in done.output
+    assert f"pip install 'fed-rebel[{extra}]'" in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -105,7 +105,8 @@ def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, t
 def test_a_package_that_is_missing_is_said_before_the_run_starts(tiny_changes, tmp_path, monkeypatch, tracking, extra):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == tracking else find(name))
-    given = [f"--set={key}={value}" for key, value in (tiny_changes | {"tracking": tracking}).items()]
+    changes = tiny_changes | {"warm_start.weights": "none", "tracking": tracking}
+    given = [f"--set={key}={value}" for key, value in changes.items()]
     done = CliRunner().invoke(app, ["simulate", *given, "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
     assert f"tracking = '{tracking}'" in done.output

@@ -2,9 +2,10 @@
 
 import os
 
-# Read by Flower and Ray when they are imported: no telemetry, no update checks, no usage statistics.
+# Read by Flower, Ray and MLflow when they are imported: no telemetry, no update checks, no usage statistics.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The default of Ray's next versions; without it each start prints a warning about it.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

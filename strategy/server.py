@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from flwr.serverapp import Grid
 
-from fed_rebel.exits.rows import ServerAnswers, client_rows
+from fed_rebel.exits.rows import client_rows, server_answers
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
@@ -117,7 +117,7 @@ class Server:
         records, predictions = self.run.evaluations(number)
         exits = self.settings.exits
         target = target_of(self.settings)
-        server: ServerAnswers = "stacked" if exits.stacking else "prior" if exits.server_prior else "plain"
+        server = server_answers(exits.model_dump())
         return client_rows(records, predictions, target, server=server, by_class=exits.by_class)
 
     def _write_results(self, last: Round) -> None:

@@ -68,6 +68,7 @@ def made_client(rng, client, alpha):
                     "score": score.astype(np.float32),
                     "remote_label": remote.astype(np.int16),
                     "remote_prior_label": prior_remote.astype(np.int16),
+                    "remote_stacked_label": prior_remote.astype(np.int16),
                     "start_label": start,
                 }
             )

@@ -69,5 +69,12 @@ def client_rows(
     return pd.DataFrame(rows)
 
 
+def server_answers(exits: Mapping[str, Any]) -> ServerAnswers:
+    """Which of the server's answers a run takes, by its settings `exits`."""
+    if exits.get("stacking", False):
+        return "stacked"
+    return "prior" if exits.get("server_prior", False) else "plain"
+
+
 def _of_split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     return predictions[predictions["split"] == split]

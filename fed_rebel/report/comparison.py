@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fed_rebel.exits import Curve, Outcomes
+from fed_rebel.exits.rows import ANSWERS, server_answers
 from fed_rebel.exits.shift import shift_rows
 from fed_rebel.report.columns import Column, count, index, percent, points
 from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
@@ -193,9 +194,8 @@ def _rank(run: Run, key: str) -> tuple[bool, float, str]:
 
 def _remote(run: Run) -> str:
     """The column of the server's answers that the run's overall accuracy counts."""
-    if run.settings["exits.stacking"]:
-        return "remote_stacked_label"
-    return "remote_prior_label" if run.settings["exits.server_prior"] else "remote_label"
+    exits = {key.removeprefix("exits."): value for key, value in run.settings.items() if key.startswith("exits.")}
+    return ANSWERS[server_answers(exits)]
 
 
 def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:

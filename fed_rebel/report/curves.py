@@ -1,12 +1,14 @@
 """The coverage curves of all clients, read at the same coverages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fed_rebel.exits import coverage_curve
+from fed_rebel.exits import Outcomes, coverage_curve
+from fed_rebel.exits.rows import ANSWERS, ServerAnswers
 from fed_rebel.report.queries import Queries
 
 Floats = NDArray[np.float64]
@@ -19,30 +21,26 @@ class ClientCurves:
     clients: tuple[int, ...]
     coverage: Floats  # [G] from 0 to 1
     local_answered: Floats  # [n, G] local accuracy of the answered queries; NaN at coverage 0
-    overall: Floats  # [n, G] overall accuracy
-    overall_prior: Floats  # [n, G] overall accuracy where the server knows the client's label shares
+    overall: Mapping[ServerAnswers, Floats]  # [n, G] overall accuracy, by the kind of the server's answers
 
 
 def client_curves(predictions: pd.DataFrame, steps: int = 100) -> ClientCurves:
     """The curves that follow from the test rows of `predictions.parquet`, at steps + 1 even coverages."""
     coverage = np.linspace(0, 1, steps + 1)
-    curves = []
     test = predictions[predictions["split"] == "test"]
+    clients, answered = [], []
+    overall: dict[ServerAnswers, list[Floats]] = {kind: [] for kind, column in ANSWERS.items() if column in test}
     for client, rows in test.groupby("client", sort=True):
-        score, label = rows["score"].to_numpy(), rows["label"].to_numpy()
-        local = rows["local_label"].to_numpy() == label
-        plain = coverage_curve(score, local, rows["remote_label"].to_numpy() == label)
-        prior = coverage_curve(score, local, rows["remote_prior_label"].to_numpy() == label)
-        answered, overall, overall_prior = (
-            plain.local_answered_at(coverage),
-            plain.overall_at(coverage),
-            prior.overall_at(coverage),
-        )
+        clients.append(int(str(client)))
+        curves = {kind: Outcomes.of(rows, ANSWERS[kind]).curve() for kind in overall}
+        answered.append(curves["plain"].local_answered_at(coverage))
+        for kind, curve in curves.items():
+            overall[kind].append(curve.overall_at(coverage))
         if (rows["local_label"] < 0).all():  # without an early classifier there is coverage 0 and nothing else
-            answered[1:] = overall[1:] = overall_prior[1:] = np.nan
-        curves.append((client, answered, overall, overall_prior))
-    clients, *stacked = zip(*curves, strict=True)
-    return ClientCurves(clients, coverage, *(np.stack(each) for each in stacked))
+            for line in (answered[-1], *(lines[-1] for lines in overall.values())):
+                line[1:] = np.nan
+    lines = {kind: np.stack(of_kind) for kind, of_kind in overall.items()}
+    return ClientCurves(tuple(clients), coverage, np.stack(answered), lines)
 
 
 def reachable_coverage(queries: Queries) -> Floats:

@@ -26,7 +26,7 @@ from fed_rebel.report.picture import (
     legend_below,
     titled,
 )
-from fed_rebel.report.record import RunRecord
+from fed_rebel.report.record import INFORMED, RunRecord
 from fed_rebel.report.rounds import accuracies
 from fed_rebel.report.specialisation import local_accuracy, local_share, overlap
 
@@ -128,12 +128,15 @@ def reachable_coverage_against_gini(record: RunRecord) -> Picture:
 def coverage_curves(record: RunRecord, curves: ClientCurves) -> Picture:
     """Local accuracy of the answered queries and overall accuracy against coverage, by client and mean."""
     figure, (left, right) = canvas(9, 3.8, columns=2)
-    own = curves.overall_prior if record.server_prior else curves.overall
+    own = curves.overall[record.server]
     strength = max(0.08, min(0.45, 4 / len(curves.clients)))
     for axes, lines, colour in ((left, curves.local_answered, LOCAL), (right, own, REMOTE)):
         many = len(curves.clients) > 100  # paths of a thousand curves would make a PDF of many megabytes
         axes.plot(curves.coverage, lines.T, color=colour, alpha=strength, linewidth=0.8, rasterized=many)
-    kinds = (("as it answers", curves.overall, "-", REMOTE), ("with label shares", curves.overall_prior, "--", PRIOR))
+    kinds = (
+        ("as it answers", curves.overall["plain"], "-", REMOTE),
+        (INFORMED[record.informed], curves.overall[record.informed], "--", PRIOR),
+    )
     left.plot(curves.coverage, curves.local_answered.mean(axis=0), color=LOCAL, linewidth=2.2, label="mean")
     for name, lines, dash, colour in kinds:
         label = f"mean, server {name}"
@@ -149,9 +152,7 @@ def coverage_curves(record: RunRecord, curves: ClientCurves) -> Picture:
         "client": np.repeat(curves.clients, len(curves.coverage)),
         "coverage": np.tile(curves.coverage, len(curves.clients)),
         "local_answered": curves.local_answered.ravel(),
-        "overall": curves.overall.ravel(),
-        "overall_prior": curves.overall_prior.ravel(),
-    }
+    } | {f"overall_{kind}": lines.ravel() for kind, lines in curves.overall.items()}
     return Picture("coverage_curves", figure, pd.DataFrame(numbers))
 
 

@@ -30,7 +30,7 @@ from fed_rebel.report.page_plots import PLOTS
 from fed_rebel.report.page_script import SCRIPT
 from fed_rebel.report.page_style import STYLE
 from fed_rebel.report.page_template import PAGE
-from fed_rebel.report.record import RunRecord, read_run
+from fed_rebel.report.record import INFORMED, RunRecord, read_run
 from fed_rebel.report.summary import DESCRIPTIONS, summarise
 from fed_rebel.report.table import POOLED
 
@@ -67,7 +67,7 @@ def page(record: RunRecord, curves: ClientCurves) -> str:
         rows="\n".join(_client_rows(record.clients)),
         foot="\n".join(_foot_rows(over_clients)),
         pooled=f"<br>{POOLED}." if record.clients["threshold_pooled"].any() else "",
-        corrected=" (the server's answers corrected by each client's label shares)" if record.server_prior else "",
+        corrected="" if record.server == "plain" else f" (the server {INFORMED[record.server]})",
         without="" if record.labels_early else " hidden",
         summary="\n".join(_summary_rows(over_clients)),
         traffic=_traffic(record.rounds),
@@ -122,13 +122,15 @@ def _facts(record: RunRecord) -> Iterator[str]:
 def _tiles(record: RunRecord, means: "pd.Series[float]") -> Iterator[str]:
     """Those with a key follow the threshold."""
     corrected = means["remote_acc_prior"]
-    without, with_prior = "as the server answers", "corrected by the client's label shares"
-    other = (f"{percent(means['remote_acc'])} {without}", f"{percent(corrected)} {with_prior}")
+    if record.server == "plain":
+        other = f"{percent(corrected)} if it {INFORMED['prior']}"
+    else:
+        other = f"{percent(means['remote_acc'])} as the server answers"
     trained = means["local_acc"] - means["local_acc_start"]
     for key, heading, value, note in (
         ("", "Gini", index(means["gini"]), "mean skew of the labels"),
         ("", "Local", _shown(percent, means["local_acc"], " %"), f"{_shown(points, trained)} points by training"),
-        ("", "Remote", _shown(percent, record.remote_acc.mean(), " %"), other[0 if record.server_prior else 1]),
+        ("", "Remote", _shown(percent, record.remote_acc.mean(), " %"), other),
         ("overall_acc", "Overall", _shown(percent, means["overall_acc"], " %"), "of the whole"),
         ("coverage", "Coverage", _shown(percent, means["coverage"], " %"), "answered on the device"),
         ("local_acc_answered", "Local, answered", _shown(percent, means["local_acc_answered"], " %"), "of these"),

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from fed_rebel.report.columns import AT_THRESHOLD
 from fed_rebel.report.curves import ClientCurves, reachable_coverage
 from fed_rebel.report.queries import Queries
-from fed_rebel.report.record import RunRecord
+from fed_rebel.report.record import INFORMED, RunRecord
 from fed_rebel.report.rounds import accuracies
 from fed_rebel.report.specialisation import local_accuracy, local_share, overlap
 
@@ -25,7 +25,7 @@ def page_data(record: RunRecord, curves: ClientCurves) -> dict[str, Any]:
     return {
         "clients": clients["client"].tolist(),
         "labelsEarly": record.labels_early,
-        "serverPrior": record.server_prior,
+        "takesInformed": record.server != "plain",
         "counts": record.histograms.tolist(),
         "gini": clients["gini"].tolist(),
         "thresholds": [str(threshold) for threshold in clients["threshold"]],  # JSON has no infinity
@@ -44,10 +44,11 @@ def page_data(record: RunRecord, curves: ClientCurves) -> dict[str, Any]:
         "curves": {
             "coverage": _percent(curves.coverage),
             "answered": _percent(curves.local_answered),
-            "overall": _percent(curves.overall_prior if record.server_prior else curves.overall),
+            "overall": _percent(curves.overall[record.server]),
             "answered_mean": _percent(curves.local_answered.mean(axis=0)),
-            "overall_mean": _percent(curves.overall.mean(axis=0)),
-            "prior_mean": _percent(curves.overall_prior.mean(axis=0)),
+            "overall_mean": _percent(curves.overall["plain"].mean(axis=0)),
+            "informed_mean": _percent(curves.overall[record.informed].mean(axis=0)),
+            "informed": INFORMED[record.informed],
         },
         "rounds": _rounds(record),
     }

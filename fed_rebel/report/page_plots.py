@@ -129,16 +129,16 @@ const dots = (key, hue, symbol) => ({
   marker: {color: colour("paper"), size: 7, symbol, line: {color: hue, width: 1.5}},
   hovertemplate: "client %{customdata[0]}, now<br>coverage %{x:.1f} %: %{y:.1f} %<extra></extra>",
 });
-const DOTS = {"answered": ["local_acc_answered", "local"], "overall": ["overall_acc", data.serverPrior ? "prior" : "remote"]};
+const DOTS = {"answered": ["local_acc_answered", "local"], "overall": ["overall_acc", data.takesInformed ? "prior" : "remote"]};
 const dotsOf = id => { const [key, hue] = DOTS[id]; return dots(key, colour(hue), "circle"); };
 const drawAnswered = () => [[
   everyCurve(data.curves.answered, colour("local")), meanCurve("mean", data.curves.answered_mean, colour("local")),
   dotsOf("answered"),
 ], layout({xaxis: coverageAxis(), yaxis: inPercent(), showlegend: true})];
 const drawOverall = () => [[
-  everyCurve(data.curves.overall, colour(data.serverPrior ? "prior" : "remote")),
+  everyCurve(data.curves.overall, colour(data.takesInformed ? "prior" : "remote")),
   meanCurve("mean", data.curves.overall_mean, colour("remote")),
-  meanCurve("mean, server knows the label shares", data.curves.prior_mean, colour("prior"), "dash"),
+  meanCurve("mean, server " + data.curves.informed, data.curves.informed_mean, colour("prior"), "dash"),
   dotsOf("overall"),
 ], layout({xaxis: coverageAxis(), yaxis: inPercent()})];
 

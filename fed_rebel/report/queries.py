@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fed_rebel.exits import Outcomes, Target, Thresholds
+from fed_rebel.exits.rows import ANSWERS, server_answers
 
 Ints = NDArray[np.int64]
 
@@ -22,7 +23,7 @@ class Queries:
     score: NDArray[np.float32]  # [N] log-odds
     label: Ints  # [N] in [0, C)
     local: Ints  # [N] the early classifier's label
-    remote: Ints  # [N] the server's, corrected by the client's label shares where the run is evaluated so
+    remote: Ints  # [N] the server's, as the run takes them
     answered: NDArray[np.bool_]  # [N] whether the client answers it at its calibrated thresholds
     classes: int  # C
 
@@ -69,7 +70,7 @@ def queries_of(predictions: pd.DataFrame, clients: pd.DataFrame, exits: dict[str
 
 def remote_column(exits: dict[str, Any]) -> str:
     """The column of `predictions.parquet` with the server's answers as the run takes them."""
-    return "remote_prior_label" if exits.get("server_prior", False) else "remote_label"
+    return ANSWERS[server_answers(exits)]
 
 
 def _target(exits: dict[str, Any]) -> Target:

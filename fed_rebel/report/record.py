@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fed_rebel.exits.rows import ServerAnswers, server_answers
 from fed_rebel.report.columns import COLUMNS
 from fed_rebel.report.queries import Queries, queries_of
 from fed_rebel.report.rounds import read_rounds
@@ -18,6 +19,12 @@ from partitions import Partition
 CLIENTS = [*(column.key for column in COLUMNS), "local_acc_answered", "remote_acc_sent"]
 CLIENTS += ["test_size", "threshold", "threshold_pooled"]
 PREDICTIONS = ["client", "split", "label", "local_label", "score", "remote_label", "remote_prior_label"]
+
+INFORMED: dict[ServerAnswers, str] = {
+    "prior": "knows the label shares",
+    "stacked": "knows the label shares and the device's opinion",
+}
+"""What a server does that is told more of its client."""
 
 T = TypeVar("T")
 
@@ -41,14 +48,19 @@ class RunRecord:
         return bool(self.clients["local_acc"].notna().any())
 
     @property
-    def server_prior(self) -> bool:
-        """Whether the run is evaluated with the server's answers corrected by the client's label shares."""
-        return bool(self.settings.get("exits", {}).get("server_prior", False))
+    def server(self) -> ServerAnswers:
+        """The kind of the server's answers that the run takes."""
+        return server_answers(self.settings.get("exits", {}))
+
+    @property
+    def informed(self) -> ServerAnswers:
+        """The kind that the server's answers as they are are shown beside."""
+        return "stacked" if self.server == "stacked" else "prior"
 
     @property
     def remote_acc(self) -> "pd.Series[float]":
         """[clients] remote accuracy of the kind that `gain` is over."""
-        return self.clients["remote_acc_prior" if self.server_prior else "remote_acc"]
+        return self.clients["remote_acc" if self.server == "plain" else f"remote_acc_{self.server}"]
 
 
 def read_run(run: Path) -> RunRecord:

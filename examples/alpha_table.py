@@ -1,4 +1,4 @@
-"""The effect of skew as one Markdown table: a row for each alpha, the mean and the spread over the seeds of its runs.
+"""The effect of skew as one Markdown table: a column an alpha, the mean and the spread over the seeds of its runs.
 
     python examples/alpha_table.py runs/cifar100-*
 
@@ -18,17 +18,31 @@ from scipy import stats
 
 from fed_rebel.runs import RunDirectory
 
-COLUMNS = {
+ACCURACIES = {
     "gini": "Gini",
     "majority_acc": "majority class",
     "local_acc_start": "local at start",
     "local_acc": "local",
     "remote_acc_plain": "remote",
-    "remote_acc_prior": "remote + prior",
     "overall_acc_plain": "overall",
     "coverage_plain": "coverage",
-    "overall_acc_prior": "overall, server prior",
-    "coverage_prior": "coverage, server prior",
+    "remote_acc_prior": "remote + prior",
+    "overall_acc_prior": "overall + prior",
+    "coverage_prior": "coverage + prior",
+    "remote_acc_stacked": "remote, stacked",
+    "overall_acc_stacked": "overall, stacked",
+    "coverage_stacked": "coverage, stacked",
+}
+DIFFERENCES = {
+    "local - at start": ("local_acc", "local_acc_start"),
+    "gain at 46 %": ("overall_at_46_plain", "remote_acc_plain"),
+    "gain at 46 % + prior": ("overall_at_46_prior", "remote_acc_prior"),
+    "overall, stacked - remote + prior": ("overall_acc_stacked", "remote_acc_prior"),
+}
+SHARED = {
+    "shared_start": "shared, warm start",
+    "shared_end": "shared, end",
+    "balanced_acc": "shared through own Head1",
 }
 
 
@@ -36,24 +50,25 @@ def main(paths: Iterable[str]) -> None:
     """Print the table of these run directories."""
     runs = [_read(Path(path)) for path in paths]
     alphas = sorted({run.alpha.iloc[0] for run in runs})
-    gain_headings = ["local - at start", "gain at 46 %", "gain at 46 %, server prior"]
-    server_headings = ["shared, warm start", "shared, end", "shared through own Head1"]
-    headings = ["alpha", "seeds", *COLUMNS.values(), *gain_headings, *server_headings]
-    print("| " + " | ".join(headings) + " |")
-    print("|" + " --- |" * len(headings))
-    for alpha in alphas:
-        own = [run for run in runs if run.alpha.iloc[0] == alpha]
-        cells = [f"{alpha:g}", str(len(own))]
-        for name in COLUMNS:
-            means = np.array([run[name].mean() for run in own])
-            cells.append(_spread(means) if name == "gini" else _spread(100 * means, 1))
-        clients = pd.concat(own)
-        cells.append(_interval(100 * (clients["local_acc"] - clients["local_acc_start"])))
-        for kind in ("plain", "prior"):
-            cells.append(_interval(100 * (clients[f"overall_at_46_{kind}"] - clients[f"remote_acc_{kind}"])))
-        for name in ("shared_start", "shared_end", "balanced_acc"):
-            cells.append(_spread(np.array([100 * run[name].mean() for run in own]), 1))
-        print("| " + " | ".join(cells) + " |")
+    columns = [_column([run for run in runs if run.alpha.iloc[0] == alpha]) for alpha in alphas]
+    print("| | " + " | ".join(f"alpha {alpha:g}" for alpha in alphas) + " |")
+    print("|" + " --- |" * (1 + len(alphas)))
+    for heading in columns[0]:
+        print(f"| {heading} | " + " | ".join(column[heading] for column in columns) + " |")
+
+
+def _column(runs: list[pd.DataFrame]) -> dict[str, str]:
+    """What stands under an alpha, by heading."""
+    clients = pd.concat(runs)
+    cells = {"seeds": str(len(runs))}
+    for name, heading in ACCURACIES.items():
+        means = np.array([run[name].mean() for run in runs])
+        cells[heading] = _spread(means) if name == "gini" else _spread(100 * means, 1)
+    for heading, (more, less) in DIFFERENCES.items():
+        cells[heading] = _interval(100 * (clients[more] - clients[less]))
+    for name, heading in SHARED.items():
+        cells[heading] = _spread(np.array([100 * run[name].mean() for run in runs]), 1)
+    return cells
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -46,14 +46,18 @@ def evaluate(order: Order, client: int) -> Reply:
         "effective_classes": effective_classes(counts),
         "gini": gini(counts),
         "majority_acc": float((test_labels == counts.argmax()).mean()),
+        "stack_remote": stack.remote,
+        "stack_local": stack.local,
+        "stack_prior": stack.prior,
     }
     if order.last:
         _, held = hold_out(train.labels, shard.classes)
         balanced = observed(test, np.arange(len(test)))
         record["balanced_acc"] = float((balanced.rows()["remote_label"] == balanced.label).mean())
-        outside = _some(np.flatnonzero(counts[test.labels] == 0), len(own.label))
-        evidence["test_outside"] = balanced[outside]
-        evidence["val_outside"] = observed(train, _some(held[counts[train.labels[held]] == 0], len(val.label)))
+        outside = np.flatnonzero(counts[test.labels] == 0)
+        evidence["test_outside"] = balanced[spread(outside, test.labels, len(own.label))]
+        outside = held[counts[train.labels[held]] == 0]
+        evidence["val_outside"] = observed(train, spread(outside, train.labels, len(val.label)))
     folder = Path(order.run) / "rounds" / f"{order.round:04d}" / "evaluation"
     parts = [each.rows(log_shares, stack).assign(split=name) for name, each in evidence.items()]
     predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(client))
@@ -73,6 +77,7 @@ def _observer(order: Order, shard: ClientShard) -> Callable[[Split, np.ndarray],
     return lambda split, indices: observe(model, shard.dataset, split, indices, shard.compute, generator)
 
 
-def _some(indices: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of them, evenly spread: in the order of the data set, which is that of the classes."""
-    return indices[np.linspace(0, len(indices), min(most, len(indices)), endpoint=False).astype(np.int64)]
+def spread(indices: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the images, evenly spread over their classes."""
+    by_class = indices[np.argsort(labels[indices], kind="stable")]
+    return by_class[np.linspace(0, len(indices), min(most, len(indices)), endpoint=False).astype(np.int64)]

@@ -80,11 +80,15 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _spread(values: np.ndarray, decimals: int = 3) -> str:
+    if np.isnan(values).any():
+        return "–"  # noqa: RUF001
     spread = f" +- {values.std(ddof=1):.{decimals}f}" if len(values) > 1 else ""
     return f"{values.mean():.{decimals}f}{spread}"
 
 
 def _interval(differences: pd.Series) -> str:
+    if differences.isna().any():
+        return "–"  # noqa: RUF001
     low, high = stats.t.interval(0.95, len(differences) - 1, differences.mean(), stats.sem(differences))
     return f"{differences.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 

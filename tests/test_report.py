@@ -374,6 +374,13 @@ def test_the_queries_are_routed_as_the_csv_was_calibrated(run):
         assert queries.answered[first:end].mean() == record.clients["coverage"][place]
 
 
+def test_without_an_early_classifier_no_query_is_answered_alone(run):
+    predictions, clients = pd.read_parquet(run / "predictions.parquet"), pd.read_csv(run / "clients.csv")
+    nobody = predictions.assign(local_label=np.int16(-1), score=np.float32(0))
+    exits = {"by_class": True, "target": "coverage:0.5"}
+    assert not queries_of(nobody, clients.assign(threshold=np.inf), exits, CLASSES).answered.any()
+
+
 @pytest.mark.parametrize(("target", "server_prior"), [("best", False), ("coverage:0.4", True), ("delay:0.3", False)])
 def test_thresholds_by_class_are_found_again(run, server_prior, target):
     predictions = pd.read_parquet(run / "predictions.parquet")

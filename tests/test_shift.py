@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fed_rebel.exits import Outcomes, Target, calibrate
+from fed_rebel.exits import Outcomes, Target, Thresholds, calibrate
 from fed_rebel.exits.shift import SHARES, best_threshold, shift_rows
 
 QUERY = st.tuples(st.integers(-4, 4), st.booleans(), st.booleans())
@@ -71,7 +71,7 @@ def predictions():
 
 
 def test_every_measure_is_that_of_the_mixture_query_by_query(predictions):
-    thresholds = pd.Series({0: 0.3, 1: -0.1})
+    thresholds = {0: Thresholds(0.3), 1: Thresholds(-0.1, {1: 0.7})}
     rows = shift_rows(predictions, thresholds)
     assert len(rows) == 2 * len(SHARES) * 2
     for row in rows.itertuples():
@@ -81,14 +81,15 @@ def test_every_measure_is_that_of_the_mixture_query_by_query(predictions):
         weighted = [((1 - row.share) / 80, query, False) for query in own]
         weighted += [(row.share / 90, query, True) for query in outside]
         for weight, query, foreign in weighted:
-            alone = query.score >= row.threshold
+            own_threshold = row.kind == "as calibrated" and row.client == 1 and query.local_label == 1
+            alone = query.score >= (0.7 if own_threshold else row.threshold)
             said = query.local_label if alone else query.remote_label
             answered += weight * alone
             wrong_alone += weight * (foreign and alone and said != query.label)
             right += weight * (said == query.label)
         assert (row.answered, row.wrong_alone, row.overall) == pytest.approx((answered, wrong_alone, right))
         if row.kind == "as calibrated":
-            assert row.threshold == thresholds[row.client]
+            assert row.threshold == thresholds[row.client].common
         else:
             split = {name: Outcomes.of(test[test["split"] == name]) for name in ("val", "val_outside")}
             assert row.threshold == best_threshold(split["val"], split["val_outside"], row.share)
@@ -97,8 +98,8 @@ def test_every_measure_is_that_of_the_mixture_query_by_query(predictions):
 def test_a_threshold_for_the_share_saves_what_the_old_one_loses(predictions):
     val = Outcomes.of(predictions[predictions["split"] == "val"])
     threshold = val.thresholds(Target("best")).common
-    rows = shift_rows(predictions, pd.Series({0: threshold, 1: threshold})).groupby(["share", "kind"]).mean()
-    old, new = (rows.xs(kind, level="kind") for kind in ("as calibrated", "for the share"))
+    rows = shift_rows(predictions, dict.fromkeys((0, 1), Thresholds(threshold))).groupby(["share", "kind"]).mean()
+    old, new = (rows.xs(kind, level="kind") for kind in ("as calibrated", "best for the share"))
     assert new.loc[1.0, "overall"] > old.loc[1.0, "overall"] + 0.1
     assert new.loc[1.0, "wrong_alone"] < old.loc[1.0, "wrong_alone"] - 0.1
     assert (old["wrong_alone"].diff().dropna() > 0).all()
@@ -107,14 +108,14 @@ def test_a_threshold_for_the_share_saves_what_the_old_one_loses(predictions):
 def test_few_validation_queries_take_the_pooled_threshold(predictions):
     few = predictions[(predictions["split"] != "val") | (predictions["client"] == 1)]
     few = pd.concat([few, predictions[(predictions["split"] == "val") & (predictions["client"] == 0)].head(49)])
-    rows = shift_rows(few, pd.Series({0: 0.0, 1: 0.0}))
+    rows = shift_rows(few, dict.fromkeys((0, 1), Thresholds(0.0)))
     pooled = [Outcomes.of(few[few["split"] == split]) for split in ("val", "val_outside")]
-    own = rows[(rows["client"] == 0) & (rows["kind"] == "for the share")]
+    own = rows[(rows["client"] == 0) & (rows["kind"] == "best for the share")]
     assert own["threshold"].tolist() == [best_threshold(*pooled, share) for share in SHARES]
 
 
 def test_a_run_without_such_queries_has_no_rows(predictions):
-    assert shift_rows(predictions[~predictions["split"].str.contains("outside")], pd.Series({0: 0.0})).empty
+    assert shift_rows(predictions[~predictions["split"].str.contains("outside")], {0: Thresholds(0.0)}).empty
     # A client that holds every class has none, and is left out.
     some = predictions[~predictions["split"].str.contains("outside") | (predictions["client"] == 1)]
-    assert set(shift_rows(some, pd.Series({0: 0.0, 1: 0.0}))["client"]) == {1}
+    assert set(shift_rows(some, dict.fromkeys((0, 1), Thresholds(0.0)))["client"]) == {1}

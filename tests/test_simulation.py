@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clients.evaluation import spread
 from clients.training import train
 from fed_rebel import tensor_file
 from fed_rebel.exits import Target, calibrate
@@ -189,7 +190,7 @@ def test_thresholds_are_calibrated_on_validation_rows_alone(finished):
 def test_with_the_server_s_prior_overall_takes_the_corrected_answers(finished):
     records, predictions = finished.run.evaluations(FINETUNE)
     plain, prior = (client_rows(records, predictions, Target("best"), server=server) for server in ("plain", "prior"))
-    for name in ("overall_acc", "coverage", "threshold", "gain"):
+    for name in ("remote_acc", "overall_acc", "coverage", "threshold", "gain"):
         assert plain[name].equals(plain[f"{name}_plain"])
         assert prior[name].equals(prior[f"{name}_prior"])
         assert plain[f"{name}_prior"].equals(prior[f"{name}_prior"])
@@ -232,6 +233,19 @@ def test_the_last_predictions_hold_images_of_classes_outside_the_shard(federate,
             assert (counts[outside["label"]] == 0).all()
             assert 0 < len(outside) <= most
             assert not set(outside["image"]) & set(own.loc[own["split"] == split, "image"])
+
+
+def test_predictions_of_before_stacking_still_make_a_table(finished):
+    records, predictions = finished.run.evaluations(FINETUNE)
+    older = client_rows(records, predictions.drop(columns="remote_stacked_label"), Target("best"))
+    now = client_rows(records, predictions, Target("best"))
+    assert older.equals(now[[name for name in now if not name.endswith("_stacked")]])
+
+
+def test_images_from_outside_are_spread_over_the_classes():
+    labels = np.arange(1000) % 10  # a data set that goes round its classes
+    chosen = spread(np.flatnonzero(labels >= 4), labels, 60)
+    assert Counter(labels[chosen].tolist()) == dict.fromkeys(range(4, 10), 10)
 
 
 def test_stacked_answers_are_bayes_rule_where_there_are_few_images_to_weigh_them(finished):

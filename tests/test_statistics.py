@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fed_rebel.exits import calibration_error, confidence_at, fit_temperature
-from fed_rebel.report.statistics import calibration_errors, mean_interval, paired_difference, rank_correlation
+from fed_rebel.report.statistics import (
+    Estimate,
+    calibration_errors,
+    mean_interval,
+    over_seeds,
+    paired_difference,
+    pooled_correlation,
+    rank_correlation,
+)
 
 numbers = st.floats(-100, 100).map(lambda value: round(value, 3))
 
@@ -47,12 +55,13 @@ def clients(rows):
 
 
 def test_pairs_are_the_same_client_of_the_same_partition():
-    one = clients([("a", 0, 0.6), ("a", 1, 0.5), ("b", 0, 0.9), ("d", 0, 0.1)])
-    other = clients([("b", 0, 0.6), ("a", 1, 0.4), ("c", 7, 0.0), ("a", 0, 0.4)])
+    one = clients([("a", 0, 0.6), ("a", 1, 0.5), ("b", 0, 0.9), ("d", 0, 0.1), ("e", 0, 0.7)])
+    other = clients([("b", 0, 0.6), ("a", 1, 0.3), ("c", 7, 0.0), ("a", 0, 0.6), ("e", 0, 0.5)])
     found = paired_difference(one, other, "overall_acc")
-    assert found.difference.value == pytest.approx((0.2 + 0.1 + 0.3) / 3)
+    assert found.difference.value == pytest.approx(0.2)
+    # Partitions, not clients: those of one share a server.
     assert found.difference.n == 3
-    differences = np.array([0.2, 0.1, 0.3])
+    differences = np.array([0.1, 0.3, 0.2])
     t = differences.mean() / (differences.std(ddof=1) / math.sqrt(3))
     assert found.p == pytest.approx(2 * stats.t.sf(abs(t), 2))
     assert found.difference.low == pytest.approx(0.2 - stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3))
@@ -62,7 +71,25 @@ def test_what_is_there_twice_counts_once():
     one = clients([("a", 0, 0.6), ("a", 0, 0.8), ("a", 1, 0.5)])
     other = clients([("a", 0, 0.5), ("a", 1, 0.5)])
     found = paired_difference(one, other, "overall_acc").difference
-    assert (found.value, found.n) == (pytest.approx(0.1), 2)
+    assert (found.value, found.n) == (pytest.approx(0.1), 1)
+    assert math.isnan(found.low)
+
+
+def test_an_interval_over_seeds_does_not_shrink_with_the_clients():
+    values, seeds = pd.Series([0.1, 0.3, 0.2, 0.6]), pd.Series([0, 0, 1, 1])
+    assert over_seeds(values, seeds) == mean_interval([0.2, 0.4])
+    assert over_seeds(pd.concat([values] * 9), pd.concat([seeds] * 9)).low == pytest.approx(
+        mean_interval([0.2, 0.4]).low
+    )
+
+
+def test_correlations_of_groups_are_pooled_by_their_size():
+    alike = Estimate(0.5, np.nan, np.nan, 13)
+    both = pooled_correlation([alike, alike, Estimate(np.nan, np.nan, np.nan, 9), Estimate(1.0, np.nan, np.nan, 3)])
+    assert (both.value, both.n) == (pytest.approx(0.5), 26)
+    half = 1.959964 * math.sqrt((1 + 0.5**2 / 2) / 20)
+    assert both.high == pytest.approx(math.tanh(math.atanh(0.5) + half), abs=1e-6)
+    assert math.isnan(pooled_correlation([]).value)
 
 
 def test_nothing_in_common_is_refused():

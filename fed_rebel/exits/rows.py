@@ -34,22 +34,22 @@ def client_rows(
     """The table of clients, in the order of `records`.
 
     `records` hold `client`, sizes, `classes`, `gini` and `majority_acc`; they come first in the row. `predictions` has
-    the rows of `predictions.parquet`. Thresholds are calibrated on validation rows alone. The columns `threshold`,
-    `coverage`, `overall_acc` and `gain` take the server's answers as `server` says; those that end in `_plain`,
-    `_prior` and `_stacked` are of the one and of the others.
+    the rows of `predictions.parquet`. Thresholds are calibrated on validation rows alone. Columns take the server's
+    answers as `server` says; those that end in `_plain`, `_prior` and `_stacked` are of the one and of the others.
 
     With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
     `threshold` is that of the other labels. Where no early classifier labels a client's queries (`local_label` -1)
     local accuracies, and overall accuracies at fixed coverages, are NaN.
     """
+    answers = {kind: column for kind, column in ANSWERS.items() if column in predictions}
     pooled = {
-        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in ANSWERS.items()
+        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in answers.items()
     }
     rows = []
     for record in records:
         own = predictions[predictions["client"] == record["client"]]
         row = dict(record)
-        for kind, column in ANSWERS.items():
+        for kind, column in answers.items():
             val, test = (Outcomes.of(_of_split(own, split), column) for split in ("val", "test"))
             row["local_acc"], row["threshold_pooled"] = test.local.mean(), len(val) < FEWEST_TO_CALIBRATE
             at = pooled[kind] if row["threshold_pooled"] else val.thresholds(target, by_class=by_class)
@@ -58,8 +58,7 @@ def client_rows(
             of_kind = test.measures(at) | fixed
             row |= {f"{name}_{kind}": value for name, value in of_kind.items()}
             if kind == server:
-                row |= {name: value for name, value in of_kind.items() if name != "remote_acc"}
-        row["remote_acc"] = row["remote_acc_plain"]
+                row |= of_kind
         for percent in FIXED_COVERAGES:
             row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
         if (own["local_label"] < 0).all():  # nothing answers early: at coverage 0 only is there anything to measure

@@ -4,28 +4,32 @@ Mixtures are exact, not drawn: at share s every measure is (1 - s) times that of
 that of the queries from outside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fed_rebel.exits.calibrate import route
-from fed_rebel.exits.outcomes import Outcomes
+from fed_rebel.exits.outcomes import Outcomes, Thresholds
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
 
 SHARES = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 
 
 def shift_rows(
-    predictions: pd.DataFrame, thresholds: pd.Series, *, remote: str = "remote_label", shares: Sequence[float] = SHARES
+    predictions: pd.DataFrame,
+    thresholds: Mapping[int, Thresholds],
+    *,
+    remote: str = "remote_label",
+    shares: Sequence[float] = SHARES,
 ) -> pd.DataFrame:
     """What each client does at each share of outside queries: a row a client, share and threshold.
 
     `predictions` has the rows of `predictions.parquet`, `remote` names the column of the server's answers, `thresholds`
-    holds by client the one that the run calibrated on the client's own validation queries. Columns: `client`; `share`
-    in [0, 1]; `kind`, "as calibrated", or "for the share": the best overall accuracy on validation queries mixed at the
-    same share (of all clients where the client has fewer than 50 of its own); `threshold`; and of all test queries
-    `answered`, answered alone; `wrong_alone`, from outside and answered alone and wrongly; `overall`, answered rightly.
+    holds by client those that the run calibrated on the client's own validation queries. Columns: `client`; `share` in
+    [0, 1]; `kind`, "as calibrated", or "best for the share": the best overall accuracy on validation queries mixed at
+    the same share (of all clients where the client has fewer than 50 of its own); `threshold`, without those of
+    labels; and of all test queries `answered`, answered alone; `wrong_alone`, from outside and answered alone and
+    wrongly; `overall`, answered rightly.
 
     Clients without both `test_outside` and `val_outside` rows are left out; of a run that has none the table is empty.
     """
@@ -47,9 +51,9 @@ def shift_rows(
         few = min(len(val), len(val_foreign)) < FEWEST_TO_CALIBRATE
         for share in shares:
             renewed = pooled[share] if few else best_threshold(val, val_foreign, share)
-            for kind, threshold in (("as calibrated", float(calibrated)), ("for the share", renewed)):
-                measured = _mixed(own, foreign, threshold, share)
-                rows.append({"client": client, "share": share, "kind": kind, "threshold": threshold} | measured)
+            for kind, at in (("as calibrated", calibrated), ("best for the share", Thresholds(renewed))):
+                about = {"client": client, "share": share, "kind": kind, "threshold": at.common}
+                rows.append(about | _mixed(own, foreign, at, share))
     return pd.DataFrame(rows)
 
 
@@ -79,11 +83,9 @@ def best_threshold(own: Outcomes, outside: Outcomes, share: float) -> float:
     return float(middle if middle > sent else answered)
 
 
-def _mixed(own: Outcomes, outside: Outcomes, threshold: float, share: float) -> dict[str, float]:
-    alone, foreign = (route(part.score, threshold) for part in (own, outside))
-    right, foreign_right = (
-        np.where(answered, part.local, part.remote) for answered, part in ((alone, own), (foreign, outside))
-    )
+def _mixed(own: Outcomes, outside: Outcomes, at: Thresholds, share: float) -> dict[str, float]:
+    alone, foreign = own.answered(at), outside.answered(at)
+    right, foreign_right = own.right(at), outside.right(at)
     return {
         "answered": (1 - share) * alone.mean() + share * foreign.mean(),
         "wrong_alone": share * (foreign & ~outside.local).mean(),

@@ -8,17 +8,19 @@ import numpy as np
 import pandas as pd
 
 from fed_rebel.exits import Curve, Outcomes
-from fed_rebel.exits.rows import ANSWERS, server_answers
 from fed_rebel.exits.shift import shift_rows
 from fed_rebel.report.columns import Column, count, index, percent, points
 from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
+from fed_rebel.report.queries import remote_column, thresholds_of
 from fed_rebel.report.record import read_run
 from fed_rebel.report.statistics import (
     Estimate,
     PairedDifference,
     calibration_errors,
     mean_interval,
+    over_seeds,
     paired_difference,
+    pooled_correlation,
     rank_correlation,
 )
 
@@ -124,16 +126,36 @@ def bands(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return over_seeds.agg(mean="mean", low="min", high="max").reset_index()
 
 
-def effect_of_skew(comparison: Comparison) -> Iterator[tuple[str, Estimate]]:
-    """Over all clients of runs that differ in nothing but the partition: rank correlation of Gini and gain.
+@dataclass(frozen=True)
+class SkewEffect:
+    """Rank correlations of Gini and gain."""
 
-    Gives the name of what else is set (empty where the runs differ in nothing else) and the correlation.
+    clients: Estimate
+    """Over all clients. Skew is set by the run, so they are no independent draws and its interval is too narrow."""
+    runs: Estimate
+    """Over the means of the runs: what the setting does."""
+    within: Estimate
+    """Among the clients of one setting, pooled over the settings: what a client's own skew does beside it."""
+
+
+def effect_of_skew(comparison: Comparison) -> Iterator[tuple[str, SkewEffect]]:
+    """Of runs that differ in nothing but the partition: rank correlation of a client's Gini and its gain.
+
+    Gives the name of what else is set (empty where the runs differ in nothing else) and the correlations.
     """
     rest = [key for key in comparison.keys if not key.startswith("partition.")]
     names = {run.name: setting_name(run.settings, rest) if rest else "" for run in comparison.runs if run.labels_early}
     for name in dict.fromkeys(names.values()):
         own = comparison.clients[comparison.clients["run"].map(names) == name]
-        yield name, rank_correlation(own["gini"], own["gain"])
+        means = own.groupby("run")[["gini", "gain"]].mean()
+        yield (
+            name,
+            SkewEffect(
+                clients=rank_correlation(own["gini"], own["gain"]),
+                runs=rank_correlation(means["gini"], means["gain"]),
+                within=pooled_correlation(rank_correlation(e["gini"], e["gain"]) for _, e in own.groupby("setting")),
+            ),
+        )
 
 
 def paired(comparison: Comparison, column: str) -> Iterator[tuple[str, str, PairedDifference]]:
@@ -152,10 +174,10 @@ def paired(comparison: Comparison, column: str) -> Iterator[tuple[str, str, Pair
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a setting's accuracy comes from: differences on the same clients, with intervals over clients and seeds."""
+    """Where a setting's accuracy comes from: differences on the same clients, see `over_seeds`."""
 
     training: Estimate
-    """Local accuracy minus that of the private start, which knows the label shares and nothing else of its client."""
+    """Local accuracy minus that of the private start."""
     prior: Estimate
     """Remote accuracy with the client's label shares minus without."""
     stacking: Estimate
@@ -169,13 +191,17 @@ def sources(comparison: Comparison) -> Iterator[tuple[str, Sources]]:
     for setting in comparison.settings:
         own = comparison.clients[comparison.clients["setting"] == setting]
         if own["local_acc"].notna().all():
+
+            def difference(more: str, less: str, own: pd.DataFrame = own) -> Estimate:
+                return over_seeds(own[more] - own[less], own["seed"])
+
             yield (
                 setting,
                 Sources(
-                    training=mean_interval(own["local_acc"] - own["local_acc_start"]),
-                    prior=mean_interval(own["remote_acc_prior"] - own["remote_acc"]),
-                    stacking=mean_interval(own["remote_acc_stacked"] - own["remote_acc_prior"]),
-                    best=mean_interval(own["overall_acc_stacked"] - own["remote_acc_prior"]),
+                    training=difference("local_acc", "local_acc_start"),
+                    prior=difference("remote_acc_prior", "remote_acc_plain"),
+                    stacking=difference("remote_acc_stacked", "remote_acc_prior"),
+                    best=difference("overall_acc_stacked", "remote_acc_prior"),
                 ),
             )
 
@@ -194,8 +220,7 @@ def _rank(run: Run, key: str) -> tuple[bool, float, str]:
 
 def _remote(run: Run) -> str:
     """The column of the server's answers that the run's overall accuracy counts."""
-    exits = {key.removeprefix("exits."): value for key, value in run.settings.items() if key.startswith("exits.")}
-    return ANSWERS[server_answers(exits)]
+    return remote_column(run.exits)
 
 
 def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:
@@ -235,6 +260,5 @@ def _mean_curves(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_shift(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
-    thresholds = run.clients.set_index("client")["threshold"]
-    rows = shift_rows(predictions, thresholds, remote=_remote(run))
+    rows = shift_rows(predictions, thresholds_of(predictions, run.clients, run.exits), remote=_remote(run))
     return rows.groupby(["share", "kind"], as_index=False)[["answered", "wrong_alone", "overall"]].mean()

@@ -63,10 +63,11 @@ def figure_9(comparison: Comparison, folder: Path) -> bool:
 
 def of_kinds(comparison: Comparison) -> dict[str, pd.DataFrame]:
     """Of each early classifier of figure 9 the rows of `curves`; empty where not both are among the runs."""
-    names = {kind: [s for s in comparison.settings if _kind(comparison, s) == kind] for kind in KINDS}
-    if not all(names.values()) or comparison.curves.empty:
+    if comparison.curves.empty:
         return {}
-    return {kind: comparison.curves[comparison.curves["setting"].isin(own)] for kind, own in names.items()}
+    kinds = comparison.curves["setting"].map({name: _kind(comparison, name) for name in comparison.settings})
+    rows = {kind: comparison.curves[kinds == kind] for kind in KINDS}
+    return {} if any(own.empty for own in rows.values()) else rows
 
 
 def gain_over_local(comparison: Comparison, folder: Path) -> bool:
@@ -109,7 +110,7 @@ def shift(comparison: Comparison, folder: Path) -> bool:
     figure, panels = _figure(3, share_y=False)
     tables = []
     for axes, (column, label) in zip(panels, SHIFT.items(), strict=True):
-        for kind, style in (("as calibrated", "-"), ("for the share", "--")):
+        for kind, style in (("as calibrated", "-"), ("best for the share", "--")):
             table = bands(comparison.shift[comparison.shift["kind"] == kind], "share", column)
             tables.append(table.assign(kind=kind, measure=column))
             _lines(axes, comparison, table, "share", style, [comparison.label(s) for s in comparison.settings])
@@ -117,7 +118,7 @@ def shift(comparison: Comparison, folder: Path) -> bool:
         axes.set_title(label, loc="left", fontsize=9, color=INK)
         _percent(axes.xaxis, axes.yaxis)
     panels[0].set_ylim(0, 1.01)
-    panels[0].plot([], [], color=FAINT, linestyle="--", label="threshold for the share")
+    panels[0].plot([], [], color=FAINT, linestyle="--", label="best threshold for the share")
     _save(folder, "shift", figure, pd.concat(tables))
     return True
 

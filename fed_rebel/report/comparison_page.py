@@ -70,9 +70,9 @@ def page(comparison: Comparison, out: Path) -> str:
 def sentence(comparison: Comparison) -> str:
     """What the runs show, in one plain sentence: where most and where least is gained over sending everything."""
     means = {name: values for name, (_, values) in settings_table(comparison).items()}
-    told = {name: values for name, values in means.items() if not math.isnan(values["gain"].value)}
+    told = {name: values for name, values in means.items() if not math.isnan(values["local_acc"].value)}
     if not told:
-        return "No run has a finished evaluation."
+        return "No run has an early classifier, so every query is sent."
     order = sorted(told, key=lambda name: told[name]["gain"].value)
 
     def about(name: str) -> str:
@@ -90,23 +90,26 @@ def sentence(comparison: Comparison) -> str:
 
 def statements(comparison: Comparison) -> Iterator[str]:
     """The statistics in words, a sentence each; numbers in brackets are 95 % intervals."""
-    for rest, correlation in effect_of_skew(comparison):
-        if math.isnan(correlation.value):
+    for rest, found_of_skew in effect_of_skew(comparison):
+        if math.isnan(found_of_skew.clients.value):
             continue
-        direction = "gain more" if correlation.value > 0 else "gain less"
+        direction = "gain more" if found_of_skew.clients.value > 0 else "gain less"
         who = f"{rest}: clients" if rest else "Clients"
-        certain = "" if correlation.excludes_zero else ", which may be chance"
+        runs = found_of_skew.runs
+        over_runs = "" if math.isnan(runs.low) else f"; over the means of {runs.n} runs {_interval(runs, '+.2f')}"
+        within = found_of_skew.within
+        among = "" if math.isnan(within.value) else f"; among the clients of one setting {_interval(within, '+.2f')}"
         yield (
-            f"{who} with more skew {direction} over sending everything{certain}: rank "
-            f"correlation of Gini and gain {_interval(correlation, '+.2f')} over {correlation.n} clients."
+            f"{who} with more skew {direction} over sending everything: rank correlation of Gini and gain "
+            f"{found_of_skew.clients.value:+.2f} over {found_of_skew.clients.n} clients{over_runs}{among}."
         )
     for name, found_in in sources(comparison):
         if math.isnan(found_in.stacking.value):
             continue
         yield (
-            f"{name}: local training adds {_points_of(found_in.training)} to what the label shares give the device. "
-            f"Knowing them too, the server gains {_points_of(found_in.prior)}, and "
-            f"{_points_of(found_in.stacking)} more by stacking. Overall accuracy with all of that is "
+            f"{name}: local training adds {_points_of(found_in.training)} to the private start. "
+            f"The label shares give the server {_points_of(found_in.prior)}, stacking "
+            f"{_points_of(found_in.stacking)} more. Overall accuracy with all of that is "
             f"{_points_of(found_in.best)} above the server that knows the label shares."
         )
     for column, what in (("overall_acc", "Overall accuracy"), ("local_acc", "Local accuracy")):
@@ -116,7 +119,8 @@ def statements(comparison: Comparison) -> Iterator[str]:
             certain = "" if math.isnan(found.p) else f", paired t test p = {found.p:.2g}"
             yield (
                 f"{what}, {later} minus {earlier}, on the same partitions: "
-                f"{_interval(found.difference, '+.1f', 100)} points over {found.difference.n} clients{certain}."
+                f"{_interval(found.difference, '+.1f', 100)} points over "
+                f"{_count(found.difference.n, 'partition')}{certain}."
             )
     errors = comparison.clients.dropna(subset=["calibration_error"])
     for setting, own in errors.groupby("setting", sort=False):
@@ -224,10 +228,10 @@ def _figures(comparison: Comparison) -> Iterator[dict[str, Any]]:
         for column, label in SHIFT.items():
             lines = [
                 {**line, "dash": dashed}
-                for kind, dashed in (("as calibrated", False), ("for the share", True))
+                for kind, dashed in (("as calibrated", False), ("best for the share", True))
                 for line in _lines(comparison, comparison.shift[comparison.shift["kind"] == kind], "share", column)
             ]
-            note = "Solid: the threshold as calibrated. Dashed: calibrated for the share of outside queries."
+            note = "Solid: the thresholds as calibrated. Dashed: the best for this share of outside queries."
             title = f"When the world changes: {label}"
             yield _figure(f"shift_{column}", title, note, ("queries from outside the shard", " %"), ("", " %"), lines)
 

@@ -104,7 +104,7 @@ $rivals
 </div>
 
 <h2>What can be said</h2>
-<p class="note">In brackets 95 % intervals. Clients of one run share a server and are not quite independent, so these intervals are a little narrow.</p>
+<p class="note">In brackets 95 % intervals, over seeds: the clients of one run share a server. One seed has none.</p>
 <ul>
 $statements
 </ul>

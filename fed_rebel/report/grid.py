@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fed_rebel.report.record import labels_early
 from fed_rebel.settings import Scalar, Settings
 
 ALWAYS = ("partition.kind", "partition.alpha", "early.kind")
@@ -37,9 +38,14 @@ class Run:
         return int(self.settings["seed"])
 
     @property
+    def exits(self) -> dict[str, Scalar]:
+        """Its settings of that name."""
+        return {key.removeprefix("exits."): value for key, value in self.settings.items() if key.startswith("exits.")}
+
+    @property
     def labels_early(self) -> bool:
         """Whether its clients have an early classifier, so that there is a coverage to speak of."""
-        return self.settings["early.kind"] != "none" and bool(self.clients["local_acc"].notna().all())
+        return labels_early(self.settings["early.kind"], self.clients)
 
 
 def load_runs(paths: StrPath | Iterable[StrPath]) -> pd.DataFrame:

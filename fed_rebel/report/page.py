@@ -125,12 +125,12 @@ def _tiles(record: RunRecord, means: "pd.Series[float]") -> Iterator[str]:
     if record.server == "plain":
         other = f"{percent(corrected)} if it {INFORMED['prior']}"
     else:
-        other = f"{percent(means['remote_acc'])} as the server answers"
+        other = f"{percent(means['remote_acc_plain'])} as the server answers"
     trained = means["local_acc"] - means["local_acc_start"]
     for key, heading, value, note in (
         ("", "Gini", index(means["gini"]), "mean skew of the labels"),
         ("", "Local", _shown(percent, means["local_acc"], " %"), f"{_shown(points, trained)} points by training"),
-        ("", "Remote", _shown(percent, record.remote_acc.mean(), " %"), other),
+        ("", "Remote", _shown(percent, means["remote_acc"], " %"), other),
         ("overall_acc", "Overall", _shown(percent, means["overall_acc"], " %"), "of the whole"),
         ("coverage", "Coverage", _shown(percent, means["coverage"], " %"), "answered on the device"),
         ("local_acc_answered", "Local, answered", _shown(percent, means["local_acc_answered"], " %"), "of these"),

@@ -22,6 +22,7 @@ def page_data(record: RunRecord, curves: ClientCurves) -> dict[str, Any]:
     `classes`, `overlap` are matrices for `tenthousandths`; `queries` are those of `packed`.
     """
     clients, queries = record.clients, record.queries
+    by_class = bool(record.settings.get("exits", {}).get("by_class", False))
     return {
         "clients": clients["client"].tolist(),
         "labelsEarly": record.labels_early,
@@ -29,8 +30,8 @@ def page_data(record: RunRecord, curves: ClientCurves) -> dict[str, Any]:
         "counts": record.histograms.tolist(),
         "gini": clients["gini"].tolist(),
         "thresholds": [str(threshold) for threshold in clients["threshold"]],  # JSON has no infinity
-        "byClass": bool(record.settings.get("exits", {}).get("by_class", False)),
-        "remote": _or_null(record.remote_acc),
+        "byClass": [by_class and not pooled for pooled in clients["threshold_pooled"].tolist()],
+        "remote": _or_null(clients["remote_acc"]),
         "local": _or_null(clients["local_acc"]),
         "calibrated": {column.key: _or_null(clients[column.key]) for column in AT_THRESHOLD},
         "queries": packed(queries),

@@ -160,7 +160,9 @@ function described() {
   if (!Number.isFinite(now.threshold)) return now.threshold > 0 ? "Nothing is answered alone" : "Everything is answered alone";
   const confidence = 1 / (1 + Math.exp(-now.threshold));
   const sure = confidence > 0.9999 ? "over 0.9999" : confidence.toFixed(4);
-  return `Score ≥ ${now.threshold.toFixed(2).replace("-", "−")}, confidence ≥ ${sure}: ${share} of all queries`;
+  const starts = queries().starts, answered = now.rows.coverage.reduce((sum, part, i) => sum + part * (starts[i + 1] - starts[i]), 0);
+  const score = now.threshold > 1e30 ? "the highest there is" : now.threshold.toFixed(2).replace("-", "−");
+  return `Score ≥ ${score}, confidence ≥ ${sure}: ${percent(answered / starts.at(-1))} % of all queries`;
 }
 
 function sort(heading, rising) {
@@ -245,7 +247,7 @@ function writeClient() {
   const {starts, label, localRight, remoteRight} = queries(), counts = data.counts[opened];
   const first = starts[opened], end = starts[opened + 1];
   const images = counts.reduce((sum, count) => sum + count, 0), held = counts.filter(Boolean).length;
-  const threshold = data.byClass ? "thresholds by class" : `threshold ${scoreText(data.thresholds[opened])} on the score`;
+  const threshold = data.byClass[opened] ? "thresholds by class" : `threshold ${scoreText(data.thresholds[opened])} on the score`;
   byId("client-facts").textContent = `${images.toLocaleString("en")} training images of ${held} classes, Gini ${data.gini[opened].toFixed(2)}` +
     (data.labelsEarly ? `; calibrated: ${threshold}` : "");
   const alone = new Map(), sent = new Map();

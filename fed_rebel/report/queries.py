@@ -42,20 +42,15 @@ class Queries:
 def queries_of(predictions: pd.DataFrame, clients: pd.DataFrame, exits: dict[str, Any], classes: int) -> Queries:
     """The rows of split "test" of `predictions.parquet`, routed as `clients.csv` was calibrated.
 
-    `exits` are the settings of that name. With `exits.by_class` the labels' own thresholds, which `clients.csv` does
-    not list, are found again from the validation rows.
+    `exits` are the settings of that name.
     """
-    remote = remote_column(exits)
-    by_client = {name: predictions[predictions["split"] == name].groupby("client") for name in ("val", "test")}
+    remote, thresholds = remote_column(exits), thresholds_of(predictions, clients, exits)
+    test = predictions[predictions["split"] == "test"].groupby("client")
     parts, answered = [], []
-    for client, threshold, pooled in zip(*(clients[name] for name in CALIBRATED), strict=True):
-        rows = by_client["test"].get_group(client).sort_values("score", ascending=False, kind="stable")
-        at = Thresholds(threshold)
-        if exits.get("by_class", False) and not pooled:
-            val = by_client["val"].get_group(client)
-            at = Outcomes.of(val, remote).thresholds(_target(exits), by_class=True)
+    for client in clients["client"]:
+        rows = test.get_group(client).sort_values("score", ascending=False, kind="stable")
         parts.append(rows)
-        answered.append(Outcomes.of(rows, remote).answered(at))
+        answered.append(Outcomes.of(rows, remote).answered(thresholds[client]))
     rows = pd.concat(parts)
     return Queries(
         starts=np.append(0, np.cumsum([len(part) for part in parts])),
@@ -66,6 +61,21 @@ def queries_of(predictions: pd.DataFrame, clients: pd.DataFrame, exits: dict[str
         answered=np.concatenate(answered),
         classes=classes,
     )
+
+
+def thresholds_of(predictions: pd.DataFrame, clients: pd.DataFrame, exits: dict[str, Any]) -> dict[int, Thresholds]:
+    """Each client's, as `clients.csv` was calibrated.
+
+    With `exits.by_class` the labels' own, which `clients.csv` does not list, are found again from the validation rows.
+    """
+    remote = remote_column(exits)
+    val = predictions[(predictions["split"] == "val") & (predictions["local_label"] >= 0)].groupby("client")
+    found = {}
+    for client, threshold, pooled in zip(*(clients[name] for name in CALIBRATED), strict=True):
+        found[int(client)] = Thresholds(threshold)
+        if exits.get("by_class", False) and not pooled and client in val.groups:
+            found[int(client)] = Outcomes.of(val.get_group(client), remote).thresholds(_target(exits), by_class=True)
+    return found
 
 
 def remote_column(exits: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ class RunRecord:
     @property
     def labels_early(self) -> bool:
         """Whether the clients have an early classifier: without one nothing is answered alone."""
-        return bool(self.clients["local_acc"].notna().any())
+        return labels_early(self.settings.get("early", {}).get("kind"), self.clients)
 
     @property
     def server(self) -> ServerAnswers:
@@ -57,10 +57,10 @@ class RunRecord:
         """The kind that the server's answers as they are are shown beside."""
         return "stacked" if self.server == "stacked" else "prior"
 
-    @property
-    def remote_acc(self) -> "pd.Series[float]":
-        """[clients] remote accuracy of the kind that `gain` is over."""
-        return self.clients["remote_acc" if self.server == "plain" else f"remote_acc_{self.server}"]
+
+def labels_early(kind: Any, clients: pd.DataFrame) -> bool:
+    """Whether clients of this `early.kind` and these rows of `clients.csv` have an early classifier."""
+    return kind != "none" and bool(clients["local_acc"].notna().all())
 
 
 def read_run(run: Path) -> RunRecord:

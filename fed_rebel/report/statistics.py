@@ -3,6 +3,7 @@
 Every interval is the 95 % one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import atanh, sqrt, tanh
 
@@ -50,9 +51,20 @@ def mean_interval(values: ArrayLike) -> Estimate:
     return Estimate(mean, mean - half, mean + half, told.size)
 
 
+def over_seeds(values: "pd.Series[float]", seeds: "pd.Series[int]") -> Estimate:
+    """Mean and interval of values a client: over the seeds' means, the clients of one run are not independent draws.
+
+    With one seed the mean has no interval.
+    """
+    return mean_interval(values.groupby(seeds.to_numpy()).mean())
+
+
 @dataclass(frozen=True)
 class PairedDifference:
-    """Of the same clients under two methods: the mean difference, and the p of the paired t test for none."""
+    """Of the same clients under two methods: the mean difference, and the p of the paired t test for none.
+
+    n is the number of partitions, over which interval and test go; with one there is neither.
+    """
 
     difference: Estimate
     p: float
@@ -62,14 +74,15 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, column: str) -> Pa
     """`one` minus `other` in a column of `clients.csv`, client by client on the same partitions.
 
     Rows are paired by the partition's fingerprint (`partition`) and `client`, whatever run they come from; what one
-    side has several times is averaged first, and what the other side lacks is left out. n is the number of pairs.
-    Raises ValueError where nothing pairs.
+    side has several times is averaged first, and what the other side lacks is left out. Then the pairs of a partition
+    are averaged: its clients share a server. Raises ValueError where nothing pairs.
     """
     pair = ["partition", "client"]
     sides = [table.groupby(pair)[column].mean() for table in (one, other)]
     both = pd.concat(sides, axis=1, join="inner", keys=["one", "other"]).dropna()
     if both.empty:
         raise ValueError(f"{column}: no client in common; a paired comparison needs runs on the same partitions")
+    both = both.groupby("partition").mean()
     difference = mean_interval(both["one"] - both["other"])
     p = np.nan
     if len(both) > 1:
@@ -95,6 +108,17 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
         return Estimate(r, r, r, n)
     half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + r**2 / 2) / (n - 3))
     return Estimate(r, tanh(atanh(r) - half), tanh(atanh(r) + half), n)
+
+
+def pooled_correlation(groups: Iterable[Estimate]) -> Estimate:
+    """Several groups' rank correlations as one: Fisher's z, weighted by n - 3; NaN where no group has n > 3."""
+    told = [group for group in groups if group.n > 3 and not np.isnan(group.value)]
+    if not told:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    weights = np.array([group.n - 3.0 for group in told])
+    z = float(np.average([np.arctanh(np.clip(group.value, -1 + 1e-12, 1 - 1e-12)) for group in told], weights=weights))
+    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + tanh(z) ** 2 / 2) / weights.sum())
+    return Estimate(tanh(z), tanh(z - half), tanh(z + half), sum(group.n for group in told))
 
 
 def calibration_errors(predictions: pd.DataFrame) -> pd.DataFrame:

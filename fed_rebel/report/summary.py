@@ -19,6 +19,9 @@ NOT_METRICS = (
     "threshold_prior",
     "threshold_stacked",
     "threshold_pooled",
+    "stack_remote",
+    "stack_local",
+    "stack_prior",
 )
 
 

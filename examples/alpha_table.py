@@ -2,9 +2,9 @@
 
     python examples/alpha_table.py runs/cifar100-*
 
-Accuracies are plain means over a run's clients, in per cent. `+-` is the standard deviation over seeds. "local - at
-start" is what local training adds to the private start, "gain at 46 %" overall minus remote accuracy at that coverage:
-both on the same clients, with their 95 % intervals over the clients of all seeds.
+Accuracies are plain means over a run's clients, in per cent. `+-` is the standard deviation over seeds. Differences
+are means on the same clients, in points, with 95 % intervals over the seeds: "local - at start" is what local training
+adds to the private start, "gain at 46 %" overall minus remote accuracy at that coverage.
 """
 
 import math
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from fed_rebel.report.statistics import over_seeds
 from fed_rebel.runs import RunDirectory
 
 ACCURACIES = {
@@ -65,7 +65,7 @@ def _column(runs: list[pd.DataFrame]) -> dict[str, str]:
         means = np.array([run[name].mean() for run in runs])
         cells[heading] = _spread(means) if name == "gini" else _spread(100 * means, 1)
     for heading, (more, less) in DIFFERENCES.items():
-        cells[heading] = _interval(100 * (clients[more] - clients[less]))
+        cells[heading] = _interval(clients[more] - clients[less], clients["seed"])
     for name, heading in SHARED.items():
         cells[heading] = _spread(np.array([100 * run[name].mean() for run in runs]), 1)
     return cells
@@ -76,7 +76,9 @@ def _read(path: Path) -> pd.DataFrame:
     # Where clients share no whole model, as with method = "local", nothing is measured of it.
     shared = [row["balanced_acc"] for row in run.rows() if row["client"] is None] or [math.nan]
     clients = pd.read_csv(path / "clients.csv")
-    return clients.assign(alpha=settings.partition.alpha, shared_start=shared[0], shared_end=shared[-1])
+    return clients.assign(
+        alpha=settings.partition.alpha, seed=settings.seed, shared_start=shared[0], shared_end=shared[-1]
+    )
 
 
 def _spread(values: np.ndarray, decimals: int = 3) -> str:
@@ -86,11 +88,13 @@ def _spread(values: np.ndarray, decimals: int = 3) -> str:
     return f"{values.mean():.{decimals}f}{spread}"
 
 
-def _interval(differences: pd.Series) -> str:
-    if differences.isna().any():
+def _interval(differences: pd.Series, seeds: pd.Series) -> str:
+    """Over the seeds: the clients of one run share a server."""
+    found = over_seeds(100 * differences, seeds)
+    if np.isnan(found.value):
         return "–"  # noqa: RUF001
-    low, high = stats.t.interval(0.95, len(differences) - 1, differences.mean(), stats.sem(differences))
-    return f"{differences.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+    interval = "" if np.isnan(found.low) else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.value:+.1f}{interval}"
 
 
 if __name__ == "__main__":

@@ -209,6 +209,8 @@ class Exits(_Section):
     """Seconds that Head2 and Tail work on a batch of 64; a study measures what is 0."""
     by_class: bool = False
     """A threshold for each label of the early classifier that at least 20 validation images of the client bear."""
+    pooled: bool = False
+    """One threshold for all clients, calibrated on their validation images together; less noisy where each has few."""
     server_prior: bool = False
     """Correct the server's answers by the client's label shares too."""
     stacking: bool = False

@@ -118,7 +118,7 @@ class Server:
         exits = self.settings.exits
         target = target_of(self.settings)
         server = server_answers(exits.model_dump())
-        return client_rows(records, predictions, target, server=server, by_class=exits.by_class)
+        return client_rows(records, predictions, target, server=server, by_class=exits.by_class, pool=exits.pooled)
 
     def _write_results(self, last: Round) -> None:
         clients = self._measure(last.number)

@@ -238,7 +238,7 @@ def test_the_terminal_table_shows_every_client_and_fits_80_columns():
     assert rows["3"] == "3 12,000 8 0.60 80.0 70.0 60.0 70.0 60.0 *50.0 0.0"
     assert rows["mean"] == "mean 4,500 5 0.75 65.0 55.0 60.0 70.0 62.5 49.0 +2.5"
     assert rows["sd"] == "sd 5,066.2 2.2 0.13 12.9 12.9 0.0 0.0 6.5 40.9 6.5"
-    assert any("threshold pooled" in line for line in lines)
+    assert any("all clients together" in line for line in lines)
 
 
 def test_a_long_table_stops_at_20_clients_and_says_so():

@@ -235,6 +235,15 @@ def test_the_last_predictions_hold_images_of_classes_outside_the_shard(federate,
             assert not set(outside["image"]) & set(own.loc[own["split"] == split, "image"])
 
 
+def test_pooled_thresholds_are_calibrated_on_all_validation_rows(finished):
+    records, predictions = finished.run.evaluations(FINETUNE)
+    rows = client_rows(records, predictions, Target("best"), pool=True)
+    val = predictions[predictions["split"] == "val"]
+    local, remote = val["local_label"] == val["label"], val["remote_label"] == val["label"]
+    assert set(rows["threshold"]) == {calibrate(val["score"], local, remote, Target("best"))}
+    assert rows["threshold_pooled"].all()
+
+
 def test_predictions_of_before_stacking_still_make_a_table(finished):
     records, predictions = finished.run.evaluations(FINETUNE)
     older = client_rows(records, predictions.drop(columns="remote_stacked_label"), Target("best"))

@@ -30,6 +30,7 @@ def client_rows(
     *,
     server: ServerAnswers = "plain",
     by_class: bool = False,
+    pool: bool = False,
 ) -> pd.DataFrame:
     """The table of clients, in the order of `records`.
 
@@ -38,8 +39,9 @@ def client_rows(
     answers as `server` says; those that end in `_plain`, `_prior` and `_stacked` are of the one and of the others.
 
     With `by_class` each label of the early classifier that has enough validation rows gets a threshold of its own, and
-    `threshold` is that of the other labels. Where no early classifier labels a client's queries (`local_label` -1)
-    local accuracies, and overall accuracies at fixed coverages, are NaN.
+    `threshold` is that of the other labels. With `pool`, as for a client with fewer than 50 validation rows, thresholds
+    are calibrated on those of all clients together. Where no early classifier labels a client's queries
+    (`local_label` -1) local accuracies, and overall accuracies at fixed coverages, are NaN.
     """
     answers = {kind: column for kind, column in ANSWERS.items() if column in predictions}
     pooled = {
@@ -51,7 +53,7 @@ def client_rows(
         row = dict(record)
         for kind, column in answers.items():
             val, test = (Outcomes.of(_of_split(own, split), column) for split in ("val", "test"))
-            row["local_acc"], row["threshold_pooled"] = test.local.mean(), len(val) < FEWEST_TO_CALIBRATE
+            row["local_acc"], row["threshold_pooled"] = test.local.mean(), pool or len(val) < FEWEST_TO_CALIBRATE
             at = pooled[kind] if row["threshold_pooled"] else val.thresholds(target, by_class=by_class)
             curve = test.curve()
             fixed = {f"overall_at_{percent}": float(curve.overall_at(percent / 100)) for percent in FIXED_COVERAGES}

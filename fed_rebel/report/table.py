@@ -8,7 +8,7 @@ from fed_rebel.report.columns import COLUMNS
 from fed_rebel.report.summary import summarise
 
 SHOWN = 20
-POOLED = "* threshold pooled over all clients: too few validation images"
+POOLED = "* threshold calibrated on the validation images of all clients together"
 
 
 def clients_table(clients: pd.DataFrame) -> Table:

@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from fed_rebel.exits import Curve, Outcomes
 from fed_rebel.exits.shift import shift_rows
 from fed_rebel.report.columns import Column, count, index, percent, points
+from fed_rebel.report.curves import client_curves, reachable_coverage
 from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
 from fed_rebel.report.queries import remote_column, thresholds_of
-from fed_rebel.report.record import read_run
+from fed_rebel.report.record import RunRecord, read_run
 from fed_rebel.report.statistics import (
     Estimate,
     PairedDifference,
@@ -24,8 +24,6 @@ from fed_rebel.report.statistics import (
     rank_correlation,
 )
 
-COVERAGE = np.linspace(0, 1, 101)
-"""Where curves are read."""
 COLUMNS = (
     Column("gini", "Gini", index),
     Column("local_acc", "local", percent),
@@ -89,11 +87,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     clients, curves, shifts = [], [], []
     for run, setting in zip(ordered, names, strict=True):
         record = read_run(run.path)
-        predictions = record.predictions
-        clients.append(_measured(run, predictions).assign(traffic=_traffic(run, record.rounds)))
+        clients.append(_measured(run, record))
         if run.labels_early:
-            curves.append(_mean_curves(run, predictions).assign(setting=setting, seed=run.seed))
-            shifts.append(_mean_shift(run, predictions).assign(setting=setting, seed=run.seed))
+            curves.append(_mean_curves(record).assign(setting=setting, seed=run.seed))
+            shifts.append(_mean_shift(run, record.predictions).assign(setting=setting, seed=run.seed))
     table = clients_of(ordered)
     table.insert(1, "setting", np.repeat(names, [len(run.clients) for run in ordered]))
     told = pd.concat([table, pd.concat(clients, ignore_index=True)], axis=1)
@@ -206,59 +203,41 @@ def sources(comparison: Comparison) -> Iterator[tuple[str, Sources]]:
             )
 
 
-def _traffic(run: Run, rounds: pd.DataFrame) -> "pd.Series[float]":
-    """MiB of tensors that each client sent and received over the run."""
-    mebibytes = (rounds["bytes_up"].fillna(0) + rounds["bytes_down"].fillna(0)) / 2**20
-    return run.clients["client"].map(mebibytes.groupby(rounds["client"]).sum())
-
-
 def _rank(run: Run, key: str) -> tuple[bool, float, str]:
     """Numbers by their value, before words in alphabetical order."""
     value = run.settings.get(key, "")
     return (True, 0.0, value) if isinstance(value, str) else (False, float(value), "")
 
 
-def _remote(run: Run) -> str:
-    """The column of the server's answers that the run's overall accuracy counts."""
-    return remote_column(run.exits)
-
-
-def _test_curves(run: Run, predictions: pd.DataFrame) -> dict[int, Curve]:
-    test = predictions[predictions["split"] == "test"].groupby("client")
-    return {int(str(client)): Outcomes.of(own, _remote(run)).curve() for client, own in test}
-
-
-def _measured(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
+def _measured(run: Run, record: RunRecord) -> pd.DataFrame:
     """Beside a run's `clients.csv`, row by row: `gain_over_local` and `gain_over_remote` (overall minus that accuracy),
-    `coverage_without_loss` (the largest coverage of the test queries whose overall accuracy is no lower than with
-    everything sent), and the columns of `calibration_errors`; NaN where there is no early classifier."""
-    clients, errors = run.clients, calibration_errors(predictions).set_index("client")
-    without_loss = {
-        client: curve.coverage[curve.overall >= curve.overall[0]].max()
-        for client, curve in _test_curves(run, predictions).items()
-    }
+    `coverage_without_loss` (`reachable_coverage`), and the columns of `calibration_errors`, all NaN where there is no
+    early classifier; and `traffic`."""
+    clients, errors = run.clients, calibration_errors(record.predictions).set_index("client")
     table = pd.DataFrame(
         {
             "gain_over_local": clients["overall_acc"] - clients["local_acc"],
             "gain_over_remote": clients["gain"],
-            "coverage_without_loss": clients["client"].map(without_loss),
+            "coverage_without_loss": reachable_coverage(record.queries),
         }
         | {name: clients["client"].map(errors[name]) for name in errors}
     )
-    return table if run.labels_early else table * np.nan
+    return (table if run.labels_early else table * np.nan).assign(traffic=_traffic(run, record.rounds))
 
 
-def _mean_curves(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
-    curves = list(_test_curves(run, predictions).values())
-    return pd.DataFrame(
-        {
-            "coverage": COVERAGE,
-            "local_answered": np.mean([curve.local_answered_at(COVERAGE) for curve in curves], axis=0),
-            "overall": np.mean([curve.overall_at(COVERAGE) for curve in curves], axis=0),
-        }
-    )
+def _traffic(run: Run, rounds: pd.DataFrame) -> "pd.Series[float]":
+    """MiB of tensors that each client sent and received over the run."""
+    mebibytes = (rounds["bytes_up"].fillna(0) + rounds["bytes_down"].fillna(0)) / 2**20
+    return run.clients["client"].map(mebibytes.groupby(rounds["client"]).sum())
+
+
+def _mean_curves(record: RunRecord) -> pd.DataFrame:
+    curves = client_curves(record.predictions)
+    lines = {"local_answered": curves.local_answered, "overall": curves.overall[record.server]}
+    return pd.DataFrame({"coverage": curves.coverage} | {name: line.mean(axis=0) for name, line in lines.items()})
 
 
 def _mean_shift(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
-    rows = shift_rows(predictions, thresholds_of(predictions, run.clients, run.exits), remote=_remote(run))
+    thresholds, remote = thresholds_of(predictions, run.clients, run.exits), remote_column(run.exits)
+    rows = shift_rows(predictions, thresholds, remote=remote)
     return rows.groupby(["share", "kind"], as_index=False)[["answered", "wrong_alone", "overall"]].mean()

@@ -323,6 +323,13 @@ def test_reports_refuse_what_they_cannot_compare(swept, stopped, finished, tmp_p
     refused(invoke("report", out / "alpha=1-seed0", "--out", tmp_path / "r"), "leave --out away")
 
 
+def test_a_report_over_several_runs_does_not_go_into_a_run(swept):
+    run = swept[0] / "alpha=1-seed0"
+    before = (run / "clients.csv").read_bytes(), (run / "report.html").read_bytes()
+    refused(invoke("report", run, swept[0] / "alpha=0.1-seed0", "--out", run), f"--out {run}", "is a run")
+    assert ((run / "clients.csv").read_bytes(), (run / "report.html").read_bytes()) == before
+
+
 def test_importing_the_package_imports_neither_pandas_nor_torch():
     code = "import sys, fed_rebel; assert not {'pandas', 'torch'} & set(sys.modules); fed_rebel.load_runs; "
     code += "assert 'torch' not in sys.modules"

@@ -26,16 +26,20 @@ from fed_rebel.report.comparison import (
 )
 from fed_rebel.report.comparison_figures import COLOURS, FIGURES, RIVAL_STYLES, SHIFT, of_kinds, replace_file
 from fed_rebel.report.comparison_template import FIGURE, PAGE
-from fed_rebel.report.grid import Run
+from fed_rebel.report.grid import Run, is_run
 from fed_rebel.report.page import write_report
 from fed_rebel.report.statistics import Estimate
+from fed_rebel.settings import SettingsError
 
 
 def write_comparison(runs: Sequence[Run], out: Path) -> Comparison:
     """Write `report.html`, `clients.csv` and `figures/` over these runs into `out`, and give back what they show.
 
-    Also writes the reports of runs that have none: the page links to them. Raises ValueError, see `compare`.
+    Also writes the reports of runs that have none: the page links to them. Raises ValueError, see `compare`, and where
+    `out` is a run, which has files of the same names.
     """
+    if is_run(out):
+        raise SettingsError(f"--out {out}: is a run; name another place for the report over several")
     comparison = compare(runs)
     for run in comparison.runs:
         if not (run.path / "report.html").is_file():

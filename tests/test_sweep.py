@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fed_rebel import load_runs
 from fed_rebel.cli import app
-from fed_rebel.launch.grid import make_grid
-from fed_rebel.launch.sweep import share_of_cores
+from fed_rebel.launch.grid import Grid, make_grid
+from fed_rebel.launch.sweep import _unfinished, share_of_cores
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings, load
 
@@ -209,6 +209,16 @@ def test_a_grid_that_meets_a_run_that_is_there_takes_it(swept, tiny_file):
     ended = invoke("sweep", tiny_file, "--set", "head1=[local]", "--out", out)
     assert ended.exit_code == 0, ended.stderr
     assert runs_in(out) == NAMES
+
+
+def test_a_run_of_the_grid_that_was_begun_under_another_name_goes_on_there(stopped, tiny_settings, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    shutil.move(stopped(1).path, tmp_path / "sweep" / "begun")
+    settings = tiny_settings()
+    made = Grid(settings, {"seed": [0]}, {"seed0": settings})
+    assert _unfinished(made, tmp_path / "sweep") == {"begun": settings}
+    (tmp_path / "sweep" / "begun" / "clients.csv").touch()
+    assert _unfinished(made, tmp_path / "sweep") == {}
 
 
 @pytest.mark.slow

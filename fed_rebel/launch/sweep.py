@@ -139,21 +139,19 @@ def _record(grid: Grid, out: Path) -> None:
 
 
 def _unfinished(grid: Grid, out: Path) -> dict[str, Settings]:
-    """The runs of the grid that are still to do; what was already begun in another directory of the sweep is not."""
+    """The runs of the grid that are still to do; one that was begun in another directory of the sweep goes on there."""
     held = {path.parent.name: read_settings(path.parent) for path in sorted(out.glob("*/settings.toml"))}
     todo = {}
     for name, settings in grid.runs.items():
         flat = settings.flat()
-        if name in held:
-            if (key := first_difference(flat, held[name])) is not None:
-                raise SettingsError(
-                    f"{out / name}: is a run with {key} = {held[name].get(key)!r}, here it is {flat.get(key)!r}; "
-                    "name another --out"
-                )
-            if not (out / name / "clients.csv").is_file():
-                todo[name] = settings
-        elif all(first_difference(flat, other) for other in held.values()):
-            todo[name] = settings
+        if name in held and (key := first_difference(flat, held[name])) is not None:
+            raise SettingsError(
+                f"{out / name}: is a run with {key} = {held[name].get(key)!r}, here it is {flat.get(key)!r}; "
+                "name another --out"
+            )
+        begun = [there for there, other in held.items() if first_difference(flat, other) is None]
+        if not any((out / there / "clients.csv").is_file() for there in begun):
+            todo[name if name in begun or not begun else begun[0]] = settings
     return todo
 
 

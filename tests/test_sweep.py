@@ -107,6 +107,8 @@ def test_quotes_keep_a_comma_and_brackets_make_a_grid_of_one(change, values):
         ("partition.alhpa=0.1,1", "did you mean partition.alpha"),
         ("seed=0,1", "--seeds"),
         ("early.kind=knn,gmcs", "early.kind = 'gmcs'"),
+        ("engine.kind=ray,inline", "engine.kind changes no result"),
+        ("tracking=[none]", "tracking changes no result"),
     ],
 )
 def test_wrong_values_are_one_line_and_leave_nothing_behind(change, told, tmp_path):

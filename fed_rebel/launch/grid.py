@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from fed_rebel.report.grid import short_key, value_text
+from fed_rebel.report.grid import SAME_RESULT, short_key, value_text
 from fed_rebel.settings import Scalar, Settings, SettingsError, load
 
 _COMMAS = re.compile(r""",(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
@@ -42,6 +42,8 @@ def make_grid(
         if key == "seed" and len(values) > 1:
             raise SettingsError(f"--set {change}: seeds are counted; use --seeds N, from the setting seed on")
         if key != "seed" and (len(values) > 1 or change.partition("=")[2].strip().startswith("[") or key in swept):
+            if key in SAME_RESULT:
+                raise SettingsError(f"--set {change}: {key} changes no result; give it one value, without brackets")
             axes[key] = [f"{key}={value}" for value in values]
         else:
             fixed[key] = change

@@ -6,11 +6,12 @@ They hold what `rounds.jsonl` holds: where a run goes on, a tracker first catche
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 from fed_rebel import tensor_file
 from fed_rebel.runs import RunDirectory
@@ -43,19 +44,35 @@ def check_installed(settings: Settings) -> None:
         )
 
 
+def make_experiment(settings: Settings) -> None:
+    """MLflow's database and experiment, where the settings name it and they are not there yet.
+
+    For a sweep, before its runs start: several that made them at once would be in each other's way. Raises
+    `SettingsError` where MLflow cannot be used.
+    """
+    if settings.tracking != "mlflow":
+        return
+    from mlflow import MlflowClient
+
+    try:
+        _experiment(MlflowClient())
+    except Exception as error:
+        raise SettingsError(f"tracking = 'mlflow': {_one_line(error)}; see MLFLOW_TRACKING_URI") from None
+
+
 @contextmanager
 def tracked(settings: Settings, run: RunDirectory, watcher: Watcher) -> Iterator[Watcher]:
     """The watcher, beside it a tracker where the settings name one, as long as the run goes on."""
     if settings.tracking == "none":
         yield watcher
         return
-    tracker = TensorBoard(run) if settings.tracking == "tensorboard" else MLflow(run, settings)
+    tracking = Tracking(TensorBoard(run) if settings.tracking == "tensorboard" else MLflow(run, settings))
     try:
-        for round, rows in groupby(run.rows(), lambda row: int(row["round"])):
-            tracker.log(round, means(list(rows)))
-        yield Watchers((watcher, Tracking(tracker)))
+        for _, rows in groupby(run.rows(), lambda row: int(row["round"])):
+            tracking.round_ended(list(rows))
+        yield Watchers((watcher, tracking))
     finally:
-        tracker.close()
+        tracking.close()
 
 
 def means(rows: Rows) -> dict[str, float]:
@@ -104,9 +121,7 @@ class MLflow:
             self._id = kept.read_text(encoding="utf-8")
             self._client.update_run(self._id, status="RUNNING")
         else:
-            found = self._client.get_experiment_by_name("fed-rebel")
-            experiment = found.experiment_id if found else self._client.create_experiment("fed-rebel")
-            self._id = self._client.create_run(experiment, run_name=run.path.name).info.run_id
+            self._id = self._client.create_run(_experiment(self._client), run_name=run.path.name).info.run_id
             parameters = [Param(name, str(value)) for name, value in settings.flat().items()]
             self._client.log_batch(self._id, params=parameters)
             tensor_file.replace(kept, self._id.encode())
@@ -126,11 +141,14 @@ class MLflow:
         self._client.set_terminated(self._id, "FINISHED" if self._run.finished else "KILLED")
 
 
-@dataclass(frozen=True)
 class Tracking:
-    """A watcher that hands each finished round to a tracker."""
+    """A watcher that hands each finished round to a tracker.
 
-    tracker: Tracker
+    The training does not end where a tracker fails: that is told once, as a warning, and it is left alone from then on.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker: Tracker | None = tracker
 
     def round_began(self, number: int, rounds: int, stage: str, messages: int) -> None:
         """Nothing to write yet."""
@@ -143,7 +161,20 @@ class Tracking:
 
     def round_ended(self, rows: Rows) -> None:
         """Write the round."""
-        self.tracker.log(rows[0]["round"], means(rows))
+        self._ask(lambda tracker: tracker.log(rows[0]["round"], means(rows)))
+
+    def close(self) -> None:
+        """The run ended, or was stopped."""
+        self._ask(lambda tracker: tracker.close())
+
+    def _ask(self, what: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            what(self._tracker)
+        except Exception as error:
+            name, self._tracker = type(self._tracker).__name__, None
+            warnings.warn(f"{name} failed ({_one_line(error)}): it gets no more of this run", stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -171,3 +202,13 @@ class Watchers:
         """Tell all."""
         for watcher in self.all:
             watcher.round_ended(rows)
+
+
+def _experiment(client: Any) -> str:
+    """The id of the experiment, which is made where it is not there."""
+    found = client.get_experiment_by_name("fed-rebel")
+    return str(found.experiment_id if found else client.create_experiment("fed-rebel"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

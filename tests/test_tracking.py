@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from fed_rebel.cli import app
 from fed_rebel.launch import simulation
+from fed_rebel.settings import SettingsError
+from strategy.tracking import make_experiment
 
 
 class Silent:
@@ -101,15 +103,50 @@ def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, t
     assert results(run) == results(finished.run)
 
 
+def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_training(
+    stopped, tiny_settings, finished, results, tmp_path, monkeypatch
+):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    settings, run = tiny_settings({"tracking": "mlflow"}), stopped(2)
+
+    class Deletes(Silent):
+        """After the next round somebody deletes the run that MLflow keeps."""
+
+        def round_ended(self, rows):
+            mlflow.MlflowClient().delete_run((run.path / "mlflow.txt").read_text())
+
+    with pytest.warns(UserWarning, match="MLflow failed") as told:
+        simulation.run(settings, run, Deletes())
+    assert len([warning for warning in told if "MLflow failed" in str(warning.message)]) == 1
+    assert results(run) == results(finished.run)
+
+
+def test_a_sweep_makes_the_experiment_before_its_runs_start(tiny_settings, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for _ in range(2):
+        make_experiment(tiny_settings({"tracking": "mlflow"}))
+    assert mlflow.MlflowClient().get_experiment_by_name("fed-rebel") is not None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://")
+    with pytest.raises(SettingsError, match="tracking = 'mlflow'"):
+        make_experiment(tiny_settings({"tracking": "mlflow"}))
+
+
+@pytest.mark.parametrize("command", ["simulate", "sweep"])
 @pytest.mark.parametrize(("tracking", "extra"), [("tensorboard", "tracking"), ("mlflow", "mlflow")])
-def test_a_package_that_is_missing_is_said_before_the_run_starts(tiny_changes, tmp_path, monkeypatch, tracking, extra):
+def test_a_package_that_is_missing_is_said_before_anything_is_trained(
+    tiny_changes, tmp_path, data_directory, monkeypatch, tracking, extra, command
+):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == tracking else find(name))
-    changes = tiny_changes | {"warm_start.weights": "none", "tracking": tracking}
+    changes = tiny_changes | {"warm_start.weights": "none", "tracking": tracking, "base.epochs": 3}
     given = [f"--set={key}={value}" for key, value in changes.items()]
-    done = CliRunner().invoke(app, ["simulate", *given, "--out", str(tmp_path / "run")])
+    before = set(data_directory.rglob("*base-*"))
+    done = CliRunner().invoke(app, [command, *given, "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
     assert f"tracking = '{tracking}'" in done.output
     assert f"pip install 'fed-rebel[{extra}]'" in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+    assert set(data_directory.rglob("*base-*")) == before

@@ -26,6 +26,7 @@ from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Scalar, Settings, SettingsError
 from fed_rebel.training.setup import deal_data
 from strategy.plan import plan
+from strategy.tracking import check_installed, make_experiment
 
 USUALLY_AT_ONCE = 2
 PATIENCE = 10.0
@@ -52,7 +53,10 @@ def sweep(grid: Grid, out: Path, display: ProgressDisplay, *, runs_at_once: int 
         _check_same_base(grid, out)
         waiting = _unfinished(grid, out)
         for settings in waiting.values():
+            check_installed(settings)
             deal_data(settings)
+        if waiting:
+            make_experiment(grid.base)
         at_once, shares = share_of_cores(list(waiting.values()), runs_at_once)
         waiting = dict(zip(waiting, shares, strict=True))
         # What trains nothing first: what is wrong with it is told before anything is trained.

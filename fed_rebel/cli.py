@@ -276,8 +276,12 @@ def _bad_input() -> Iterator[None]:
 
 
 def _run(directory: "RunDirectory", chosen: "Settings") -> None:
-    """Run what is left; a failed run exits 1, an interrupted one 130, and both say how to go on."""
+    """Run what is left; a failed run exits 1, an interrupted one 130, and both say how to go on.
+
+    One that another process works on exits 2.
+    """
     from fed_rebel.launch.simulation import run
+    from fed_rebel.settings import SettingsError
 
     go_on = f"go on with: fed-rebel resume {_shown(directory.path)}"
     try:
@@ -286,6 +290,9 @@ def _run(directory: "RunDirectory", chosen: "Settings") -> None:
     except KeyboardInterrupt:
         print(f"fed-rebel: interrupted; {go_on}", file=sys.stderr, flush=True)
         os._exit(130)  # clients that are at work would be waited for
+    except SettingsError as error:
+        print(f"fed-rebel: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
     except Exception as error:
         print(f"fed-rebel: the run failed: {_one_line(error)}; {go_on}", file=sys.stderr)
         raise typer.Exit(1) from None

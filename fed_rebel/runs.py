@@ -10,12 +10,14 @@ A round is written into `rounds/<n>` and becomes current by one rename of the li
 loses at most the round that was running.
 """
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -157,6 +159,26 @@ def check_new(path: Path) -> None:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         reason = "is no folder" if not above.is_dir() else "is not yours to write"
         raise SettingsError(f"--out {path}: cannot be written ({above} {reason}); name another place")
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run's or a sweep's directory, which the system lets go of when this process ends.
+
+    Raises `SettingsError` where somebody else holds it. A file system that locks no directories keeps nobody out.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise SettingsError(f"{directory}: another process is at work here; wait for it or stop it") from None
+    except OSError:
+        pass  # NFS
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def private_file(run: Path, number: int, client: int) -> Path:

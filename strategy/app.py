@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fed_rebel.datasets import data_directory
 from fed_rebel.report import write_report
-from fed_rebel.runs import RunDirectory
+from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.training.setup import prepare
 from strategy.rounds import Fault
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     check_installed(settings)
     setup = prepare(settings)
     run = RunDirectory.create(path, settings, setup.partition, setup.identity)
-    with tracked(settings, run, _Log()) as watcher:
+    with alone(run.path), tracked(settings, run, _Log()) as watcher:
         Server(settings, run, watcher).federate(grid)
     log.info("report: %s", write_report(run.path))
 

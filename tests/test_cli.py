@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fed_rebel import tensor_file
 from fed_rebel.cli import app
-from fed_rebel.runs import RunDirectory
+from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import load
 
 COMMANDS = ("simulate", "resume", "report", "pretrain", "settings")
@@ -393,6 +393,14 @@ def test_a_run_that_fails_exits_1_and_says_how_to_go_on(finished, stopped, resul
         tensor_file.replace(file, content)
     assert invoke("resume", run.path).exit_code == 0
     assert results(run) == results(finished.run)
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(stopped):
+    run = stopped(1)
+    before = {path: path.lstat().st_mtime_ns for path in run.path.rglob("*")}
+    with alone(run.path):
+        refused(invoke("resume", run.path), str(run.path), "another process is at work here")
+    assert {path: path.lstat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
 def test_a_damaged_shared_file_is_named(stopped):

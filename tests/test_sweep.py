@@ -15,7 +15,7 @@ from fed_rebel import load_runs
 from fed_rebel.cli import app
 from fed_rebel.launch.grid import Grid, make_grid
 from fed_rebel.launch.sweep import _unfinished, share_of_cores
-from fed_rebel.runs import RunDirectory
+from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Settings, load
 
 GRID = ("--set", "partition.alpha=0.1,1", "--seeds", "2")
@@ -289,14 +289,9 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(stopped, tiny_file, t
     assert RunDirectory.open(broken)[0].finished
 
 
-def test_two_sweeps_do_not_work_in_one_directory(swept, tiny_file):
-    fcntl = pytest.importorskip("fcntl")
-    handle = os.open(swept[0], os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        refused(invoke("sweep", tiny_file, *GRID, "--out", swept[0]), "another sweep is at work here")
-    finally:
-        os.close(handle)
+def test_two_sweeps_do_not_work_in_one_directory(tiny_file, tmp_path):
+    with alone(tmp_path):
+        refused(invoke("sweep", tiny_file, *GRID, "--out", tmp_path), str(tmp_path), "another process is at work here")
 
 
 def test_a_sweep_does_not_go_into_a_run(finished, tiny_file):

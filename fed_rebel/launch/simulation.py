@@ -6,7 +6,7 @@ from clients.app import app as client_app
 from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
-from fed_rebel.runs import RunDirectory, check_new
+from fed_rebel.runs import RunDirectory, alone, check_new
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
 from strategy.server import Server
@@ -33,19 +33,27 @@ def reopen(path: Path) -> tuple[RunDirectory, Settings]:
 
 
 def run(settings: Settings, directory: RunDirectory, display: ProgressDisplay) -> None:
-    """Run every round that is not finished and write the results. Raises `RunFailed` and what the engine raises."""
-    prepare(settings)
-    with tracked(settings, directory, display) as watcher:
-        server = Server(settings, directory, watcher)
-        if settings.engine.kind == "ray":
-            from fed_rebel.launch.on_ray import run_on_ray
+    """Run every round that is not finished and write the results.
 
-            run_on_ray(server, client_app)
-        else:
-            from fed_rebel.launch.inline import InlineGrid
+    Raises `SettingsError` where another process works on the run, `RunFailed`, and what the engine raises.
+    """
+    with alone(directory.path):
+        prepare(settings)
+        with tracked(settings, directory, display) as watcher:
+            _run_on_engine(Server(settings, directory, watcher))
 
-            grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
-            try:
-                server.federate(grid)
-            finally:
-                grid.close()
+
+def _run_on_engine(server: Server) -> None:
+    settings = server.settings
+    if settings.engine.kind == "ray":
+        from fed_rebel.launch.on_ray import run_on_ray
+
+        run_on_ray(server, client_app)
+        return
+    from fed_rebel.launch.inline import InlineGrid
+
+    grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
+    try:
+        server.federate(grid)
+    finally:
+        grid.close()

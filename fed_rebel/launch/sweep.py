@@ -1,6 +1,5 @@
 """A sweep: the runs of a grid, each in a process of its own, some at once."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.launch.simulation import begin
 from fed_rebel.report.grid import first_difference, flat_settings, is_run, read_settings
-from fed_rebel.runs import RunDirectory
+from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Scalar, Settings, SettingsError
 from fed_rebel.training.setup import deal_data
 from strategy.plan import plan
@@ -48,8 +47,7 @@ def sweep(grid: Grid, out: Path, display: ProgressDisplay, *, runs_at_once: int 
     `runs_at_once` of them, or as many as `share_of_cores` gives. Raises `ValueError` where a run's settings or data are
     wrong, or `out` holds a sweep with another base, or one that is still at work.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with _only_sweep_in(out):
+    with _alone_in(out):
         _check_same_base(grid, out)
         waiting = _unfinished(grid, out)
         for settings in waiting.values():
@@ -92,19 +90,15 @@ def _with_engine(run: Settings, share: int) -> Settings:
 
 
 @contextmanager
-def _only_sweep_in(out: Path) -> Iterator[None]:
-    """Hold the directory's lock, which the system lets go of when this process ends."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SettingsError(f"--out {out}: another sweep is at work here; wait for it, or name another place") from None
-    else:
-        yield
-    finally:
-        os.close(handle)
-        if not any(out.iterdir()):
-            out.rmdir()
+def _alone_in(out: Path) -> Iterator[None]:
+    """Be the only sweep here; a directory into which nothing came goes again."""
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        try:
+            yield
+        finally:
+            if not any(out.iterdir()):
+                out.rmdir()
 
 
 def _recorded(out: Path) -> dict[str, Any] | None:

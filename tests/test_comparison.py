@@ -16,7 +16,7 @@ from fed_rebel.exits import Outcomes
 from fed_rebel.report import comparison_table, read_runs, write_comparison
 from fed_rebel.report.comparison import COLUMNS, RIVALS, compare, effect_of_skew, paired, settings_table, sources
 from fed_rebel.report.comparison_page import sentence, statements
-from fed_rebel.report.grid import short_key, value_text
+from fed_rebel.report.grid import clients_of, short_key, value_text
 from fed_rebel.report.statistics import mean_interval
 
 CLIENTS = 3
@@ -99,6 +99,12 @@ def test_a_key_that_an_older_run_does_not_name_has_its_default(copy_run):
     (old / "settings.toml").write_text(re.sub(r"^head1 = .*$", "", text, flags=re.MULTILINE), encoding="utf-8")
     new = copy_run("new", {"seed": 7, "head1": "shared"})
     assert load_runs([old, new]).groupby("run")["head1"].first().to_dict() == {"old": "local", "new": "shared"}
+
+
+def test_a_key_of_another_version_is_unset_where_a_run_lacks_it(copy_run):
+    runs = read_runs([copy_run("here"), copy_run("there", {"early.shape": "round"})])
+    assert compare(runs).settings == ("early.shape=unset", "early.shape=round")
+    assert clients_of(runs).groupby("run")["early.shape"].first().to_dict() == {"here": None, "there": "round"}
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,11 @@ def test_a_sweep_does_not_go_into_a_run(finished, tiny_file):
     refused(invoke("sweep", tiny_file, *GRID, "--out", finished.run.path), "is a run")
 
 
+def test_a_damaged_sweep_file_is_one_line(tiny_file, tmp_path):
+    (tmp_path / "sweep.toml").write_text("[grid]\nseed = 3\n[base]\n")
+    refused(invoke("sweep", tiny_file, "--out", tmp_path), f"{tmp_path / 'sweep.toml'}: damaged ([grid] seed = 3")
+
+
 # Reports over several runs
 
 

@@ -107,11 +107,14 @@ def _recorded(out: Path) -> dict[str, Any] | None:
         return None
     try:
         recorded = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {"grid": dict(recorded["grid"]), "base": dict(recorded["base"])}
+        grid, base = dict(recorded["grid"]), dict(recorded["base"])
+        if single := [key for key, values in grid.items() if not isinstance(values, list)]:
+            raise TypeError(f"[grid] {single[0]} = {grid[single[0]]!r} is no list")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{path}: damaged ({' '.join(str(error).split())}); restore it or name another --out"
         ) from None
+    return {"grid": grid, "base": base}
 
 
 def _check_same_base(grid: Grid, out: Path) -> None:

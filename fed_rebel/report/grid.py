@@ -67,7 +67,7 @@ def clients_of(runs: Sequence[Run]) -> pd.DataFrame:
     tables = []
     for run in runs:
         told = {"run": run.name, "seed": run.seed, "method": run.settings.get("method", "rebel")}
-        told |= {key: run.settings[key] for key in keys}
+        told |= {key: run.settings.get(key) for key in keys}
         tables.append(pd.concat([pd.DataFrame(told, index=run.clients.index), run.clients], axis=1))
     return pd.concat(tables, ignore_index=True)
 
@@ -122,8 +122,11 @@ def grid_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def setting_name(settings: Mapping[str, Scalar], keys: Iterable[str]) -> str:
-    """What a run is among others: "alpha=0.01, early.kind=knn"; the data set where nothing differs."""
-    told = [f"{short_key(key)}={value_text(settings[key])}" for key in keys if key in settings]
+    """What a run is among others: "alpha=0.01, early.kind=knn"; the data set where nothing differs.
+
+    A key that the run, of another version, does not have is "unset".
+    """
+    told = [f"{short_key(key)}={value_text(settings[key]) if key in settings else 'unset'}" for key in keys]
     return ", ".join(told) or value_text(settings["data.name"])
 
 

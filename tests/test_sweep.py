@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fed_rebel import load_runs
 from fed_rebel.cli import app
+from fed_rebel.launch import sweep_run
 from fed_rebel.launch.grid import Grid, make_grid
-from fed_rebel.launch.sweep import _unfinished, share_of_cores
+from fed_rebel.launch.progress import ProgressDisplay
+from fed_rebel.launch.sweep import _unfinished, share_of_cores, sweep
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Settings, load
 
@@ -296,6 +299,28 @@ def test_two_sweeps_do_not_work_in_one_directory(tiny_file, tmp_path):
 
 def test_a_sweep_does_not_go_into_a_run(finished, tiny_file):
     refused(invoke("sweep", tiny_file, *GRID, "--out", finished.run.path), "is a run")
+
+
+def test_a_sweep_that_goes_on_divides_the_cores_anew(stopped, tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("fed_rebel.launch.sweep.cores", lambda: 4)
+    settings = tiny_settings({"engine.clients_at_once": 0})
+    path = tmp_path / "sweep" / "seed0"
+    path.parent.mkdir()
+    shutil.move(stopped(3).path, path)  # begun with one client at once
+    made = Grid(settings, {"seed": [0]}, {"seed0": settings})
+    monkeypatch.setattr(sys, "executable", "/bin/echo")  # what would be run
+    with ProgressDisplay(Console(stderr=True)) as display:
+        assert sweep(made, path.parent, display) == {}
+    log = (tmp_path / "sweep" / "logs" / "seed0.log").read_text()
+    assert log.strip() == f"-m fed_rebel.launch.sweep_run {path} inline 3"
+
+
+def test_a_run_goes_on_with_the_share_of_the_cores_that_it_is_given(stopped, monkeypatch):
+    given = []
+    monkeypatch.setattr(sweep_run, "run", lambda settings, *_: given.append(settings.engine))
+    monkeypatch.setattr(sweep_run, "write_report", lambda _: None)
+    sweep_run.go_on(stopped(3).path, "ray", 2)
+    assert [(engine.kind, engine.clients_at_once) for engine in given] == [("ray", 2)]
 
 
 def test_a_damaged_sweep_file_is_one_line(tiny_file, tmp_path):

@@ -192,7 +192,9 @@ class _Working:
     @classmethod
     def start(cls, name: str, settings: Settings, out: Path) -> "_Working":
         log = (out / "logs" / f"{name}.log").open("ab+")
-        command = [sys.executable, "-m", "fed_rebel.launch.sweep_run", str(out / name)]
+        # Its settings.toml holds the share of the cores that it was begun with.
+        engine = [settings.engine.kind, str(settings.engine.clients_at_once)]
+        command = [sys.executable, "-m", "fed_rebel.launch.sweep_run", str(out / name), *engine]
         # Of a session of its own: Ctrl-C reaches the sweep alone, which then stops its runs.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -1,4 +1,4 @@
-"""One run of a sweep, in a process of its own: `python -m fed_rebel.launch.sweep_run RUN`.
+"""One run of a sweep, in a process of its own: `python -m fed_rebel.launch.sweep_run RUN ENGINE CLIENTS_AT_ONCE`.
 
 It ends when its standard input does, so with the sweep, however that ends.
 """
@@ -16,14 +16,16 @@ from rich.console import Console
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.launch.simulation import reopen, run
 from fed_rebel.report import write_report
+from fed_rebel.settings import Settings
 
 PATIENCE = 5.0
 """Seconds for Ray to stop its actors."""
 
 
-def go_on(path: Path) -> None:
-    """Run what is left of a run that was begun, and write its report."""
-    directory, settings = reopen(path)
+def go_on(path: Path, engine: str, clients_at_once: int) -> None:
+    """Run what is left of a run that was begun, with this share of the cores, and write its report."""
+    directory, begun = reopen(path)
+    settings = Settings.from_flat(begun.flat() | {"engine.kind": engine, "engine.clients_at_once": clients_at_once})
     with ProgressDisplay(Console(stderr=True)) as display:
         run(settings, directory, display)
     write_report(path)
@@ -39,7 +41,7 @@ def _end_with_the_sweep() -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     try:
-        go_on(Path(sys.argv[1]))
+        go_on(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     except KeyboardInterrupt:
         os._exit(130)
     except Exception as error:

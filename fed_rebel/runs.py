@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from fed_rebel import tensor_file
+from fed_rebel import files, tensor_file
 from fed_rebel.settings import Settings, SettingsError, load
 from partitions import Partition
 
@@ -50,11 +50,11 @@ class RunDirectory:
             (run.path / "rounds").mkdir(parents=True)
             partition.save(run.path / "partition.npz")
             environment = {"run": dict(identity)} | _environment()
-            tensor_file.replace(run.path / "environment.json", json.dumps(environment, indent=2).encode())
+            files.replace(run.path / "environment.json", json.dumps(environment, indent=2).encode())
             _link(run.path / "shared.safetensors", "current/shared.safetensors")
             _link(run.path / "private", "current/private")
             # Last: a directory without settings is no run.
-            tensor_file.replace(run.path / "settings.toml", settings.to_toml().encode())
+            files.replace(run.path / "settings.toml", settings.to_toml().encode())
         except OSError as error:
             shutil.rmtree(run.path, ignore_errors=True)
             raise SettingsError(f"--out {path}: cannot be written ({error.strerror}); name another place") from None
@@ -137,14 +137,14 @@ class RunDirectory:
 
     def write_results(self, clients: pd.DataFrame, predictions: pd.DataFrame) -> None:
         """`predictions.parquet`, then `clients.csv`, whose presence says that the run is finished."""
-        tensor_file.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
-        tensor_file.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
+        files.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
+        files.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
 
     def _append_rows(self, number: int, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self.path / "rounds.jsonl"
         kept = _lines(self.rows())
         if path.exists() and path.read_text(encoding="utf-8") != kept:
-            tensor_file.replace(path, kept.encode())  # what an interrupted round left behind goes
+            files.replace(path, kept.encode())  # what an interrupted round left behind goes
         with path.open("a", encoding="utf-8") as file:
             file.write(_lines(rows))
             file.flush()

@@ -1,14 +1,14 @@
-"""Weights on disk: safetensors files, replaced atomically."""
+"""Weights on disk: safetensors files."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from fed_rebel.files import replace as replace
 
 Tensors = dict[str, Tensor]
 
@@ -35,22 +35,6 @@ def metadata(path: Path) -> dict[str, str]:
     """What was written beside the tensors of a file that `read` can read."""
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a reader sees the old file or the new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

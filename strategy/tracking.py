@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings, SettingsError
 from strategy.rounds import Fault
@@ -124,7 +124,7 @@ class MLflow:
             self._id = self._client.create_run(_experiment(self._client), run_name=run.path.name).info.run_id
             parameters = [Param(name, str(value)) for name, value in settings.flat().items()]
             self._client.log_batch(self._id, params=parameters)
-            tensor_file.replace(kept, self._id.encode())
+            files.replace(kept, self._id.encode())
         self._there = {metric.step for metric in self._client.get_metric_history(self._id, "bytes_down")}
 
     def log(self, round: int, metrics: dict[str, float]) -> None:

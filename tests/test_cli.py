@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fed_rebel import tensor_file
+from fed_rebel import files, tensor_file
 from fed_rebel.cli import app
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import load
@@ -386,11 +386,11 @@ def test_a_run_that_fails_exits_1_and_says_how_to_go_on(finished, stopped, resul
     files = [run.path / "private" / f"{client}.safetensors" for client in range(3)]
     whole = [file.read_bytes() for file in files]
     for file in files:
-        tensor_file.replace(file, b"damaged")
+        files.replace(file, b"damaged")
     ended = invoke("resume", run.path)
     refused(ended, "the run failed", "client 0", "0.safetensors", f"fed-rebel resume {run.path}", status=1)
     for file, content in zip(files, whole, strict=True):
-        tensor_file.replace(file, content)
+        files.replace(file, content)
     assert invoke("resume", run.path).exit_code == 0
     assert results(run) == results(finished.run)
 
@@ -405,7 +405,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(stopped):
 
 def test_a_damaged_shared_file_is_named(stopped):
     run = stopped(3)
-    tensor_file.replace(run.path / "current" / "shared.safetensors", b"damaged")
+    files.replace(run.path / "current" / "shared.safetensors", b"damaged")
     refused(invoke("resume", run.path), "the run failed", "shared.safetensors", "fed-rebel resume", status=1)
 
 

@@ -15,6 +15,7 @@ from fed_rebel import load_runs
 from fed_rebel.exits import Outcomes
 from fed_rebel.report import comparison_table, read_runs, write_comparison
 from fed_rebel.report.comparison import COLUMNS, RIVALS, compare, effect_of_skew, paired, settings_table, sources
+from fed_rebel.report.comparison_figures import shift
 from fed_rebel.report.comparison_page import sentence, statements
 from fed_rebel.report.grid import clients_of, short_key, value_text
 from fed_rebel.report.statistics import mean_interval
@@ -231,11 +232,19 @@ def test_a_band_runs_from_the_lowest_to_the_highest_seed(compared):
     assert (own["mean"], own["low"], own["high"]) == pytest.approx((at.mean(), at.min(), at.max()))
 
 
-def test_figures_that_nothing_can_be_drawn_of_are_left_out(copy_run, tmp_path):
+def test_figures_that_nothing_can_be_drawn_of_are_left_out_and_those_of_an_earlier_report_go(copy_run, tmp_path):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    for name in ("shift.png", "shift.pdf", "shift.csv", "mine.png"):
+        (figures / name).touch()
     write_comparison(read_runs([copy_run(f"plain-{seed}", {"seed": seed}) for seed in (0, 1)]), tmp_path)
-    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    drawn = {path.stem for path in figures.iterdir()}
     assert not drawn & {"fig9a", "fig9b", "shift"}
-    assert "fig8a" in drawn
+    assert drawn >= {"fig8a", "mine"}
+
+
+def test_a_run_without_queries_from_outside_does_not_hinder_the_others(copy_run, paths):
+    assert shift(compare(read_runs([*paths, copy_run("inside", {"partition.alpha": 100.0})]))) is not None
 
 
 def test_runs_without_an_early_classifier_stand_in_the_table_alone(copy_run, tmp_path):

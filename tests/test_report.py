@@ -361,7 +361,7 @@ def test_a_figure_s_csv_has_what_it_shows(run):
 def test_the_same_run_gives_the_same_figures(run, tmp_path):
     record = read_run(run)
     picture = next(pictures(record, client_curves(record.predictions)))
-    picture.write(tmp_path, lambda path, content: path.write_bytes(content))
+    picture.write(tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (run / "figures" / path.name).read_bytes()
 

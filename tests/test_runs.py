@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fed_rebel import tensor_file
+from fed_rebel import files, tensor_file
 from fed_rebel.runs import RunDirectory, private_file
 from fed_rebel.settings import Settings, SettingsError
 from partitions import Partition, Shard
@@ -218,9 +218,9 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, damage):
 
 
 def test_a_file_that_cannot_be_replaced_is_left_as_it_was(tmp_path):
-    tensor_file.replace(tmp_path / "file", b"old")
+    files.replace(tmp_path / "file", b"old")
     with pytest.raises(TypeError):
-        tensor_file.replace(tmp_path / "file", "text, which is no data")
+        files.replace(tmp_path / "file", "text, which is no data")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -13,7 +13,7 @@ import torch
 
 from clients.evaluation import spread
 from clients.training import train
-from fed_rebel import tensor_file
+from fed_rebel import files, tensor_file
 from fed_rebel.exits import Target, calibrate
 from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE, client_rows
@@ -638,12 +638,12 @@ def spoil(run, client, how):
     path = run.path / "private" / f"{client}.safetensors"
     whole = path.read_bytes()
     if how == "truncated":
-        tensor_file.replace(path, whole[:-100])
+        files.replace(path, whole[:-100])
     else:
         tensors = tensor_file.read(path)
         tensors["head1.layers.0.weight"][0, 0, 0, 0] = math.nan
         tensor_file.write(path, tensors)
-    return lambda: tensor_file.replace(path, whole)
+    return lambda: files.replace(path, whole)
 
 
 def stop_after(number):

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import tomli_w
 
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.launch.clients_at_once import cores
 from fed_rebel.launch.grid import Grid
 from fed_rebel.launch.pretrain import make_ready
@@ -136,7 +136,7 @@ def _record(grid: Grid, out: Path) -> None:
     for key, found in grid.values.items():
         values[key] = list(dict.fromkeys([*values.get(key, []), *found]))
     text = _HEAD + tomli_w.dumps({"grid": values, "base": grid.base.model_dump()})
-    tensor_file.replace(out / "sweep.toml", text.encode())
+    files.replace(out / "sweep.toml", text.encode())
 
 
 def _unfinished(grid: Grid, out: Path) -> dict[str, Settings]:

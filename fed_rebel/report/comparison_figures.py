@@ -1,27 +1,22 @@
-"""The figures over several runs, one function each: as PNG, PDF and the CSV of what is drawn.
+"""The pictures over several runs, a function each; None where there is nothing to draw.
 
 A colour is a setting of the grid, a line the mean over its seeds, its band runs from the lowest to the highest seed.
-Each function gives back whether there was something to draw.
 """
 
-import io
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from fed_rebel.report.columns import Column
 from fed_rebel.report.comparison import COLUMNS, RIVALS, Comparison, bands, settings_table
+from fed_rebel.report.picture import FAINT, INK, Picture, canvas, gridded, in_percent
 
 # Okabe and Ito's colours can be told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = "os^Dv<>"
-INK, FAINT, GRID = "#22262b", "#6b7280", "#e5e7eb"
 KINDS = ("knn", "gmc-diag")
 """The early classifiers of figures 9a and 9b."""
 SHIFT = {
@@ -43,22 +38,38 @@ RIVAL_STYLES: tuple[tuple[Column, str], ...] = (
 """What figure `rivals` shows, by rising knowledge."""
 
 
-def figure_8a(comparison: Comparison, folder: Path) -> bool:
+def pictures(comparison: Comparison) -> Iterator[Picture]:
+    """All pictures of these runs that there is something to draw of."""
+    for picture in (
+        rivals(comparison),
+        figure_8a(comparison),
+        figure_8b(comparison),
+        *figure_9(comparison),
+        gain_over_local(comparison),
+        gain_over_remote(comparison),
+        coverage_without_loss(comparison),
+        calibration(comparison),
+        shift(comparison),
+    ):
+        if picture is not None:
+            yield picture
+
+
+def figure_8a(comparison: Comparison) -> Picture | None:
     """Local accuracy of the answered queries against coverage, a curve a setting."""
-    return _curves(comparison, comparison.curves, "local_answered", "local accuracy (answered)", folder, "fig8a")
+    return _curves(comparison, comparison.curves, "local_answered", "local accuracy (answered)", "fig8a")
 
 
-def figure_8b(comparison: Comparison, folder: Path) -> bool:
+def figure_8b(comparison: Comparison) -> Picture | None:
     """Overall accuracy against coverage, a curve a setting."""
-    return _curves(comparison, comparison.curves, "overall", "overall accuracy", folder, "fig8b")
+    return _curves(comparison, comparison.curves, "overall", "overall accuracy", "fig8b")
 
 
-def figure_9(comparison: Comparison, folder: Path) -> bool:
+def figure_9(comparison: Comparison) -> Iterator[Picture | None]:
     """Figure 8a once of k-NN (9a) and once of the diagonal GMC (9b), where both are among the runs."""
-    by_kind = of_kinds(comparison)
-    for letter, (kind, rows) in zip("ab", by_kind.items(), strict=False):
-        _curves(comparison, rows, "local_answered", f"local accuracy (answered), {kind}", folder, f"fig9{letter}")
-    return bool(by_kind)
+    for letter, (kind, rows) in zip("ab", of_kinds(comparison).items(), strict=False):
+        label = f"local accuracy (answered), {kind}"
+        yield _curves(comparison, rows, "local_answered", label, f"fig9{letter}")
 
 
 def of_kinds(comparison: Comparison) -> dict[str, pd.DataFrame]:
@@ -70,27 +81,27 @@ def of_kinds(comparison: Comparison) -> dict[str, pd.DataFrame]:
     return {} if any(own.empty for own in rows.values()) else rows
 
 
-def gain_over_local(comparison: Comparison, folder: Path) -> bool:
+def gain_over_local(comparison: Comparison) -> Picture | None:
     """What the server gives a client, overall minus local accuracy, against its Gini."""
-    return _points(comparison, "gain_over_local", "overall - local accuracy [points]", folder)
+    return _points(comparison, "gain_over_local", "overall - local accuracy [points]")
 
 
-def gain_over_remote(comparison: Comparison, folder: Path) -> bool:
+def gain_over_remote(comparison: Comparison) -> Picture | None:
     """What answering early gives a client, overall minus remote accuracy, against its Gini."""
-    return _points(comparison, "gain_over_remote", "overall - remote accuracy [points]", folder)
+    return _points(comparison, "gain_over_remote", "overall - remote accuracy [points]")
 
 
-def coverage_without_loss(comparison: Comparison, folder: Path) -> bool:
+def coverage_without_loss(comparison: Comparison) -> Picture | None:
     """The largest coverage of a client's test queries at which overall is no lower than remote accuracy."""
-    return _points(comparison, "coverage_without_loss", "coverage without loss", folder)
+    return _points(comparison, "coverage_without_loss", "coverage without loss")
 
 
-def calibration(comparison: Comparison, folder: Path) -> bool:
+def calibration(comparison: Comparison) -> Picture | None:
     """Calibration error of the confidence against Gini, before (hollow) and after (filled) a temperature."""
     columns = ["calibration_error", "calibration_error_scaled"]
     table = comparison.clients[["run", "setting", "client", "gini", *columns, "temperature"]].dropna()
     if table.empty:
-        return False
+        return None
     figure, (axes,) = _figure()
     for setting, colour, marker in _styles(comparison.settings):
         own = table[table["setting"] == setting]
@@ -99,31 +110,31 @@ def calibration(comparison: Comparison, folder: Path) -> bool:
         axes.scatter([], [], s=18, marker=marker, color=colour, label=comparison.label(setting))
     axes.set(xlabel="Gini", ylabel="expected calibration error", ylim=(0, None))
     axes.set_title("hollow: as given; filled: with a temperature", loc="left", fontsize=8, color=FAINT)
-    _save(folder, "calibration", figure, table)
-    return True
+    return _picture("calibration", figure, table)
 
 
-def shift(comparison: Comparison, folder: Path) -> bool:
+def shift(comparison: Comparison) -> Picture | None:
     """What clients do when a share of their queries is of classes outside their shards, with either threshold."""
     if comparison.shift.empty:
-        return False
+        return None
+    # Beside a run that has no such queries the numbers of the others are Python objects.
+    rows = comparison.shift.astype(dict.fromkeys(["share", *SHIFT], float))
     figure, panels = _figure(3, share_y=False)
     tables = []
     for axes, (column, label) in zip(panels, SHIFT.items(), strict=True):
         for kind, style in (("as calibrated", "-"), ("best for the share", "--")):
-            table = bands(comparison.shift[comparison.shift["kind"] == kind], "share", column)
+            table = bands(rows[rows["kind"] == kind], "share", column)
             tables.append(table.assign(kind=kind, measure=column))
             _lines(axes, comparison, table, "share", style, [comparison.label(s) for s in comparison.settings])
         axes.set(xlabel="queries from classes outside the shard", xlim=(0, 1), ylim=(0, None))
         axes.set_title(label, loc="left", fontsize=9, color=INK)
-        _percent(axes.xaxis, axes.yaxis)
+        in_percent(axes.xaxis, axes.yaxis)
     panels[0].set_ylim(0, 1.01)
     panels[0].plot([], [], color=FAINT, linestyle="--", label="best threshold for the share")
-    _save(folder, "shift", figure, pd.concat(tables))
-    return True
+    return _picture("shift", figure, pd.concat(tables))
 
 
-def rivals(comparison: Comparison, folder: Path) -> bool:
+def rivals(comparison: Comparison) -> Picture:
     """Each setting's accuracies beside those of its rivals: mean over seeds and 95 % interval."""
     columns = [column for column, _ in RIVAL_STYLES]
     table = settings_table(comparison, columns)
@@ -138,52 +149,29 @@ def rivals(comparison: Comparison, folder: Path) -> bool:
     axes.set_xticks(range(len(table)), [comparison.label(setting) for setting in table])
     axes.set(ylabel="accuracy", ylim=(0, 1.01), xlim=(-0.6, len(table) - 0.4))
     axes.tick_params(axis="x", labelrotation=0 if len(table) < 4 else 30)
-    _percent(axes.yaxis)
-    _save(folder, "rivals", figure, pd.concat(rows))
-    return True
-
-
-FIGURES: tuple[Callable[[Comparison, Path], bool], ...] = (
-    rivals,
-    figure_8a,
-    figure_8b,
-    figure_9,
-    gain_over_local,
-    gain_over_remote,
-    coverage_without_loss,
-    calibration,
-    shift,
-)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    in_percent(axes.yaxis)
+    return _picture("rivals", figure, pd.concat(rows))
 
 
 def _kind(comparison: Comparison, setting: str) -> str:
     return str(comparison.runs_of(setting)[0].settings["early.kind"])
 
 
-def _curves(comparison: Comparison, rows: pd.DataFrame, column: str, label: str, folder: Path, name: str) -> bool:
+def _curves(comparison: Comparison, rows: pd.DataFrame, column: str, label: str, name: str) -> Picture | None:
     if rows.empty:
-        return False
+        return None
     table = bands(rows, "coverage", column).dropna()
     figure, (axes,) = _figure()
     _lines(axes, comparison, table, "coverage", "-", [comparison.label(s) for s in comparison.settings])
     axes.set(xlabel="answered locally", ylabel=label, xlim=(0, 1))
-    _percent(axes.xaxis, axes.yaxis)
-    _save(folder, name, figure, table)
-    return True
+    in_percent(axes.xaxis, axes.yaxis)
+    return _picture(name, figure, table)
 
 
-def _points(comparison: Comparison, column: str, label: str, folder: Path) -> bool:
+def _points(comparison: Comparison, column: str, label: str) -> Picture | None:
     table = comparison.clients[["run", "setting", "client", "gini", column]].dropna()
     if table.empty:
-        return False
+        return None
     figure, (axes,) = _figure()
     in_points = "points" in label
     if in_points:
@@ -204,9 +192,8 @@ def _points(comparison: Comparison, column: str, label: str, folder: Path) -> bo
             )
     axes.set(xlabel="Gini", ylabel=label)
     if not in_points:
-        _percent(axes.yaxis)
-    _save(folder, column, figure, table)
-    return True
+        in_percent(axes.yaxis)
+    return _picture(column, figure, table)
 
 
 def _lines(axes: Axes, comparison: Comparison, table: pd.DataFrame, x: str, style: str, labels: Sequence[str]) -> None:
@@ -225,38 +212,16 @@ def _styles(settings: Sequence[str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _percent(*axes: object) -> None:
-    for axis in axes:
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))  # type: ignore[attr-defined]
-
-
 def _figure(panels: int = 1, *, share_y: bool = True) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6, 4.2) if panels == 1 else (3.9 * panels, 3.9), layout="constrained")
-    drawn = list(np.atleast_1d(figure.subplots(1, panels, sharey=share_y)))
-    for axes in drawn:
-        axes.grid(color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(colors=FAINT, labelsize=8, length=0)
-        axes.xaxis.label.set(color=FAINT, fontsize=9)
-        axes.yaxis.label.set(color=FAINT, fontsize=9)
+    size = (6.0, 4.2) if panels == 1 else (3.9 * panels, 3.9)
+    figure, drawn = canvas(*size, panels, share_y=share_y)
+    gridded(*drawn)
     return figure, drawn
 
 
-def _save(folder: Path, name: str, figure: Figure, table: pd.DataFrame) -> None:
+def _picture(name: str, figure: Figure, table: pd.DataFrame) -> Picture:
+    """With a legend below all panels."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-        loc="outside lower center",
-        ncols=min(3, len(labels)),
-    )
-    for kind in ("png", "pdf"):
-        buffer = io.BytesIO()
-        # Without its date a PDF is the same bytes each time.
-        figure.savefig(buffer, format=kind, dpi=160, metadata={"CreationDate": None} if kind == "pdf" else None)
-        replace_file(folder / f"{name}.{kind}", buffer.getvalue())
-    replace_file(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    looks = {"frameon": False, "fontsize": 8, "labelcolor": INK, "ncols": min(3, len(labels))}
+    figure.legend(handles, labels, loc="outside lower center", **looks)
+    return Picture(name, figure, table)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from fed_rebel.files import replace
 from fed_rebel.report.columns import Column
 from fed_rebel.report.comparison import (
     COLUMNS,
@@ -24,10 +25,11 @@ from fed_rebel.report.comparison import (
     settings_table,
     sources,
 )
-from fed_rebel.report.comparison_figures import COLOURS, FIGURES, RIVAL_STYLES, SHIFT, of_kinds, replace_file
+from fed_rebel.report.comparison_figures import COLOURS, RIVAL_STYLES, SHIFT, of_kinds, pictures
 from fed_rebel.report.comparison_template import FIGURE, PAGE
 from fed_rebel.report.grid import Run, is_run
 from fed_rebel.report.page import write_report
+from fed_rebel.report.picture import write_all
 from fed_rebel.report.statistics import Estimate
 from fed_rebel.settings import SettingsError
 
@@ -44,10 +46,9 @@ def write_comparison(runs: Sequence[Run], out: Path) -> Comparison:
     for run in comparison.runs:
         if not (run.path / "report.html").is_file():
             write_report(run.path)
-    replace_file(out / "clients.csv", comparison.clients.to_csv(index=False).encode())
-    for figure in FIGURES:
-        figure(comparison, out / "figures")
-    replace_file(out / "report.html", page(comparison, out).encode())
+    replace(out / "clients.csv", comparison.clients.to_csv(index=False).encode())
+    write_all(pictures(comparison), out / "figures")
+    replace(out / "report.html", page(comparison, out).encode())
     return comparison
 
 

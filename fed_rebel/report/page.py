@@ -3,7 +3,6 @@
 import html
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 import tomli_w
 from plotly.offline import get_plotlyjs
 
+from fed_rebel.files import replace
 from fed_rebel.report.columns import (
     ALL_QUERIES,
     AT_THRESHOLD,
@@ -30,6 +30,7 @@ from fed_rebel.report.page_plots import PLOTS
 from fed_rebel.report.page_script import SCRIPT
 from fed_rebel.report.page_style import STYLE
 from fed_rebel.report.page_template import PAGE
+from fed_rebel.report.picture import write_all
 from fed_rebel.report.record import INFORMED, RunRecord, read_run
 from fed_rebel.report.summary import DESCRIPTIONS, summarise
 from fed_rebel.report.table import POOLED
@@ -42,10 +43,8 @@ def write_report(run: Path) -> Path:
     """
     record = read_run(run)
     curves = client_curves(record.predictions)
-    (run / "figures").mkdir(exist_ok=True)
-    for picture in pictures(record, curves):
-        picture.write(run / "figures", _replace)
-    _replace(run / "report.html", page(record, curves).encode())
+    write_all(pictures(record, curves), run / "figures")
+    replace(run / "report.html", page(record, curves).encode())
     return run / "report.html"
 
 
@@ -208,9 +207,3 @@ def _minus(text: str) -> str:
 def _traffic(rounds: pd.DataFrame) -> str:
     up, down = rounds["bytes_up"].sum() / 2**20, rounds["bytes_down"].sum() / 2**20
     return f"In all {up:,.1f} MiB went up to the server and {down:,.1f} MiB down to the clients." if up or down else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(content)
-    os.replace(beside, path)

@@ -1,7 +1,7 @@
 """A figure for print: how it looks, and the files that it becomes."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from fed_rebel.files import replace
 
 # Okabe and Ito's colours can be told apart by colour-blind readers.
 LOCAL, REMOTE, PRIOR = "#D55E00", "#0072B2", "#009E73"
@@ -26,8 +28,8 @@ class Picture:
     figure: Figure
     numbers: pd.DataFrame
 
-    def write(self, folder: Path, replace: Callable[[Path, bytes], None]) -> None:
-        """Write `<name>.png`, `<name>.pdf` and `<name>.csv`, six digits a number, with `replace(path, content)`.
+    def write(self, folder: Path) -> None:
+        """Write `<name>.png`, `<name>.pdf` and `<name>.csv`, six digits a number.
 
         The same picture gives the same bytes.
         """
@@ -36,6 +38,19 @@ class Picture:
             self.figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
             replace(folder / f"{self.name}.{kind}", buffer.getvalue())
         replace(folder / f"{self.name}.csv", self.numbers.to_csv(index=False, float_format="%.6g").encode())
+
+
+def write_all(pictures: Iterable[Picture], folder: Path) -> None:
+    """Write these pictures, and remove those of an earlier report: a name that has a PNG, a PDF and a CSV."""
+    names = set()
+    for picture in pictures:
+        picture.write(folder)
+        names.add(picture.name)
+    for name in {path.stem for path in folder.glob("*.csv")} - names:
+        earlier = [folder / f"{name}.{kind}" for kind in ("png", "pdf", "csv")]
+        if all(file.is_file() for file in earlier):
+            for file in earlier:
+                file.unlink()
 
 
 def canvas(width: float, height: float, columns: int = 1, *, share_y: bool = True) -> tuple[Figure, list[Axes]]:

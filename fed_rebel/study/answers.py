@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.datasets import Split
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
@@ -83,5 +83,5 @@ def evaluated(setup: Setup) -> dict[str, tuple[Split, np.ndarray]]:
 def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The table at `path`; made, and written there, if it is not there yet."""
     if not path.exists():
-        tensor_file.replace(path, make().to_parquet(index=False))
+        files.replace(path, make().to_parquet(index=False))
     return pd.read_parquet(path)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.cost import Batch, Link, delay
 from fed_rebel.exits import Curve, Outcomes
 
@@ -158,5 +158,5 @@ def _save(folder: Path, name: str, figure: Figure, table: pd.DataFrame) -> None:
         buffer = io.BytesIO()
         # Without its date a PDF is the same bytes each time.
         figure.savefig(buffer, format=kind, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
-        tensor_file.replace(folder / f"{name}.{kind}", buffer.getvalue())
-    tensor_file.replace(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        files.replace(folder / f"{name}.{kind}", buffer.getvalue())
+    files.replace(folder / f"{name}.csv", table.to_csv(index=False).encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.cost import BATCH, Batch, costs
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.heads import CODE_SIZE
@@ -86,7 +86,7 @@ def study(
     if "fig10" in only:
         _figure_10(settings, setup, out, server_speedup)
     for name, table in made.items():
-        tensor_file.replace(out / f"{name}.csv", table.to_csv(index=False).encode())
+        files.replace(out / f"{name}.csv", table.to_csv(index=False).encode())
     return made
 
 
@@ -102,7 +102,7 @@ def _claim(out: Path, settings: Settings, setup: Setup) -> None:
     about = {"settings.toml": settings.to_toml(), "identity.json": json.dumps(identity, indent=2)}
     for name, text in about.items():
         if not (out / name).exists():
-            tensor_file.replace(out / name, text.encode())
+            files.replace(out / name, text.encode())
         elif (out / name).read_text(encoding="utf-8") != text:
             raise SettingsError(f"--out {out}: holds another study (its {name} differs); name another directory")
 

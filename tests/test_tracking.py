@@ -48,6 +48,15 @@ def stopped_and_resumed(stopped, tiny_settings):
     return go
 
 
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory):
+    """MLflow with a database of the module's own."""
+    module = pytest.importorskip("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+        yield module
+
+
 def expected(run, name):
     """Round to the mean over clients, or of bytes the sum, from the rows."""
     of_round = {}
@@ -87,9 +96,16 @@ def test_tensorboard_holds_every_round_once(stopped_and_resumed, finished, resul
     assert results(run) == results(finished.run)
 
 
-def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_sweep_makes_the_experiment_before_its_runs_start(tiny_settings, mlflow, monkeypatch):
+    for _ in range(2):
+        make_experiment(tiny_settings({"tracking": "mlflow"}))
+    assert mlflow.MlflowClient().get_experiment_by_name("fed-rebel") is not None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://")
+    with pytest.raises(SettingsError, match="tracking = 'mlflow'"):
+        make_experiment(tiny_settings({"tracking": "mlflow"}))
+
+
+def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, mlflow):
     run = stopped_and_resumed("mlflow")
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("fed-rebel")
@@ -104,10 +120,8 @@ def test_mlflow_holds_every_round_once(stopped_and_resumed, finished, results, t
 
 
 def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_training(
-    stopped, tiny_settings, finished, results, tmp_path, monkeypatch
+    stopped, tiny_settings, finished, results, mlflow
 ):
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     settings, run = tiny_settings({"tracking": "mlflow"}), stopped(2)
 
     class Deletes(Silent):
@@ -120,17 +134,6 @@ def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_training(
         simulation.run(settings, run, Deletes())
     assert len([warning for warning in told if "MLflow failed" in str(warning.message)]) == 1
     assert results(run) == results(finished.run)
-
-
-def test_a_sweep_makes_the_experiment_before_its_runs_start(tiny_settings, tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for _ in range(2):
-        make_experiment(tiny_settings({"tracking": "mlflow"}))
-    assert mlflow.MlflowClient().get_experiment_by_name("fed-rebel") is not None
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://")
-    with pytest.raises(SettingsError, match="tracking = 'mlflow'"):
-        make_experiment(tiny_settings({"tracking": "mlflow"}))
 
 
 @pytest.mark.parametrize("command", ["simulate", "sweep"])

@@ -383,13 +383,13 @@ def test_a_report_needs_a_finished_run(stopped):
 
 def test_a_run_that_fails_exits_1_and_says_how_to_go_on(finished, stopped, results):
     run = stopped(3)
-    files = [run.path / "private" / f"{client}.safetensors" for client in range(3)]
-    whole = [file.read_bytes() for file in files]
-    for file in files:
+    private = [run.path / "private" / f"{client}.safetensors" for client in range(3)]
+    whole = [file.read_bytes() for file in private]
+    for file in private:
         files.replace(file, b"damaged")
     ended = invoke("resume", run.path)
     refused(ended, "the run failed", "client 0", "0.safetensors", f"fed-rebel resume {run.path}", status=1)
-    for file, content in zip(files, whole, strict=True):
+    for file, content in zip(private, whole, strict=True):
         files.replace(file, content)
     assert invoke("resume", run.path).exit_code == 0
     assert results(run) == results(finished.run)

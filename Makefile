@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 demo: $(READY)  ## a whole run on the embedded data, ending with the table of clients and the path of the report
 	$(BIN)/fed-rebel simulate --preset demo
 
-test: $(READY)  ## every test; the slow ones come last
-	$(BIN)/python -m pytest
+test: $(READY)  ## every test, two files at a time; the slow ones come last
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## formatter, linter, type checker
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ import torch
 from clients import whole_model
 from clients.shard import ClientShard, open_shard
 from clients.training import restore
-from fed_rebel import tensor_file
+from fed_rebel import files
 from fed_rebel.datasets import Split
 from fed_rebel.exits import Stack
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
@@ -61,8 +61,8 @@ def evaluate(order: Order, client: int) -> Reply:
     folder = Path(order.run) / "rounds" / f"{order.round:04d}" / "evaluation"
     parts = [each.rows(log_shares, stack).assign(split=name) for name, each in evidence.items()]
     predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(client))
-    tensor_file.replace(folder / f"{client}.parquet", predictions.to_parquet(index=False))
-    tensor_file.replace(folder / f"{client}.json", json.dumps(record).encode())
+    files.replace(folder / f"{client}.parquet", predictions.to_parquet(index=False))
+    files.replace(folder / f"{client}.json", json.dumps(record).encode())
     return Reply(client, shard.samples)
 
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fed_rebel.files import replace as replace
+from fed_rebel.files import replace
 
 Tensors = dict[str, Tensor]
 

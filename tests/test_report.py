@@ -483,8 +483,9 @@ const slide = (kind, share) => {
   }
   return new Promise(done => setTimeout(done, 200));
 };
+const until = async there => { while (!there()) await new Promise(done => setTimeout(done, 50)); };
 (async () => {
-  await new Promise(done => setTimeout(done, 1000));
+  await until(() => document.getElementById("gain-from-server").data);  // drawn when it comes near
   document.querySelectorAll("[data-key=local_acc] button")[0].click();
   seen.sorted = shown();
   document.querySelectorAll("[data-key=client] button")[0].click();

@@ -13,6 +13,7 @@ from fed_rebel.exits.outcomes import Outcomes, Thresholds
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
 
 SHARES = tuple(round(0.1 * tenth, 1) for tenth in range(11))
+COLUMNS = ("client", "share", "kind", "threshold", "answered", "wrong_alone", "overall")
 
 
 def shift_rows(
@@ -35,7 +36,7 @@ def shift_rows(
     """
     by_split = dict(tuple(predictions.groupby("split")))
     if not {"val", "test", "val_outside", "test_outside"} <= set(by_split):
-        return pd.DataFrame(columns=["client", "share", "kind", "threshold", "answered", "wrong_alone", "overall"])
+        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
 
     def outcomes(split: str, client: object = None) -> Outcomes:
         rows = by_split[split]

@@ -305,7 +305,7 @@ def explained(settings: Settings) -> str:
 def _explained_key(section: type[_Section], prefix: str, key: str, value: Scalar) -> list[str]:
     field = section.model_fields[key]
     choices = " | ".join(f'"{choice}"' for choice in get_args(field.annotation))
-    remarks = [field.description or "", choices or _bounds(prefix + key)]
+    remarks = [*(field.description or "").splitlines(), choices or _bounds(prefix + key)]
     return [f"# {remark}" for remark in remarks if remark] + [tomli_w.dumps({key: value}).rstrip()]
 
 

@@ -106,6 +106,8 @@ def _percent(fraction: float) -> str:
 
 def _facts(record: RunRecord) -> Iterator[str]:
     partition = record.settings["partition"]
+    if record.settings.get("method", "rebel") != "rebel":
+        yield f"method {record.settings['method']}"
     yield str(record.settings["data"]["name"])
     yield f"partition {partition['kind']}"
     if partition["kind"] in ("by-client", "by-class"):

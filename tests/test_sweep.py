@@ -258,7 +258,13 @@ def test_a_killed_sweep_takes_its_runs_along_and_goes_on_to_the_same_bytes(swept
 def test_an_interrupted_sweep_says_how_to_go_on(tiny_file, tmp_path):
     out = tmp_path / "sweep"
     command = [sys.executable, "-m", "fed_rebel.cli", "sweep", str(tiny_file), *GRID, "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As at a terminal: what a shell starts in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 240
     while not list(out.glob("logs/*.log")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -39,7 +39,8 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             data = str(data_directory(settings.data.dir or None))
             ray.init(runtime_env={"env_vars": {"FED_REBEL_DATA": data}}, **init_args)
         else:
-            init_args["num_cpus"] = at_once * settings.engine.threads
+            # "local": else Ray would join whatever cluster happens to run on this machine.
+            init_args |= {"address": "local", "num_cpus": at_once * settings.engine.threads}
         run_simulation(
             server_app,
             client_app,

@@ -491,8 +491,11 @@ def test_an_existing_ray_cluster_gives_the_same_bytes(finished, write_settings, 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         settings = write_settings({"engine.kind": "ray"})
-        ended = typed("simulate", settings, "--out", tmp_path / "run", RAY_ADDRESS=cluster.address)
+        joined = typed("simulate", settings, "--out", tmp_path / "joined", RAY_ADDRESS=cluster.address)
+        # Without the address a run has a Ray of its own, whatever cluster is at work on the machine.
+        alone = typed("simulate", settings, "--out", tmp_path / "alone")
     finally:
         cluster.shutdown()
-    assert ended.returncode == 0, ended.stderr
-    assert results(RunDirectory.open(tmp_path / "run")[0]) == results(finished.run)
+    for name, ended in {"joined": joined, "alone": alone}.items():
+        assert ended.returncode == 0, ended.stderr
+        assert results(RunDirectory.open(tmp_path / name)[0]) == results(finished.run)

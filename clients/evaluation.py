@@ -53,7 +53,7 @@ def evaluate(order: Order, client: int) -> Reply:
     if order.last:
         _, held = hold_out(train.labels, shard.classes)
         balanced = observed(test, np.arange(len(test)))
-        record["balanced_acc"] = float((balanced.rows()["remote_label"] == balanced.label).mean())
+        record["balanced_acc"] = float((balanced.remote.argmax(1).numpy() == balanced.label).mean())
         outside = np.flatnonzero(counts[test.labels] == 0)
         evidence["test_outside"] = balanced[spread(outside, test.labels, len(own.label))]
         outside = held[counts[train.labels[held]] == 0]

@@ -113,11 +113,8 @@ def sweep(
     """
     with _bad_input():
         from fed_rebel.launch.grid import default_place, make_grid
-        from fed_rebel.settings import SettingsError
 
-        if settings is not None and preset is not None:
-            raise SettingsError(f"--preset {preset} and the file {settings}: give one of the two")
-        chosen = preset if settings is not None or preset is not None else "demo"
+        chosen = _preset(settings, preset)
         grid = make_grid(settings, chosen, changes or (), seeds)
         place = out or default_place(grid)
         with _display() as display:
@@ -250,13 +247,18 @@ def run_study(
 
 
 def _settings(source: Path | None, preset: str | None, changes: list[str] | None) -> "Settings":
-    from fed_rebel.settings import SettingsError, load
+    from fed_rebel.settings import load
+
+    return load(source, changes or (), preset=_preset(source, preset))
+
+
+def _preset(source: Path | None, preset: str | None) -> str | None:
+    """The preset that is meant: `demo` where neither a file nor a preset is given."""
+    from fed_rebel.settings import SettingsError
 
     if source is not None and preset is not None:
         raise SettingsError(f"--preset {preset} and the file {source}: give one of the two")
-    if source is None and preset is None:
-        preset = "demo"
-    return load(source, changes or (), preset=preset)
+    return "demo" if source is None and preset is None else preset
 
 
 @contextmanager

@@ -27,14 +27,21 @@ def calibrate(score: ArrayLike, local_correct: ArrayLike, remote_correct: ArrayL
     threshold is -inf where all are answered, and inf where none is.
     """
     curve = coverage_curve(score, local_correct, remote_correct)
-    point = _chosen_point(curve, target)
-    if point == 0:
+    return threshold_after(curve.thresholds[1:], _chosen_point(curve, target))
+
+
+def threshold_after(scores: NDArray[np.float64], answered: int) -> float:
+    """The threshold that answers the first so many of distinct scores, falling: midway to the next score.
+
+    inf where none is answered, -inf where all are.
+    """
+    if answered == 0:
         return float("inf")
-    if point == len(curve.thresholds) - 1:
+    if answered == len(scores):
         return float("-inf")
-    answered, sent = curve.thresholds[point], curve.thresholds[point + 1]
-    middle = 0.5 * answered + 0.5 * sent
-    return float(middle if middle > sent else answered)  # neighbouring floats have no middle
+    last, sent = scores[answered - 1], scores[answered]
+    middle = 0.5 * last + 0.5 * sent
+    return float(middle if middle > sent else last)  # neighbouring floats have no middle
 
 
 def calibrate_by_class(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from fed_rebel.exits.calibrate import threshold_after
 from fed_rebel.exits.outcomes import Outcomes, Thresholds
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
 
@@ -74,14 +75,7 @@ def best_threshold(own: Outcomes, outside: Outcomes, share: float) -> float:
         # The part's own curve at each score: its last threshold that is no lower.
         place = np.searchsorted(-curve.thresholds, -np.append(np.inf, scores), side="right") - 1
         overall += weight * curve.overall[place]
-    point = int(np.flatnonzero(overall == overall.max())[-1])
-    if point == 0:
-        return float("inf")
-    if point == scores.size:
-        return float("-inf")
-    answered, sent = scores[point - 1], scores[point]
-    middle = 0.5 * answered + 0.5 * sent
-    return float(middle if middle > sent else answered)
+    return threshold_after(scores, int(np.flatnonzero(overall == overall.max())[-1]))
 
 
 def _mixed(own: Outcomes, outside: Outcomes, at: Thresholds, share: float) -> dict[str, float]:

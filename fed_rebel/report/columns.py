@@ -57,28 +57,22 @@ def points(value: float) -> str:
 
 
 CLIENT = Column("client", "client", count)
-SHARD = (
-    Column("train_size", "images", count),
-    Column("classes", "classes", count),
-    Column("gini", "Gini", index),
-)
+GINI = Column("gini", "Gini", index)
+LOCAL = Column("local_acc", "local", percent)
+REMOTE = Column("remote_acc", "remote", percent)
+COVERAGE = Column("coverage", "coverage", percent)
+ROUTED = (Column("overall_acc", "overall", percent), COVERAGE, Column("gain", "gain", points))
+SHARD = (Column("train_size", "images", count), Column("classes", "classes", count), GINI)
 ALL_QUERIES = (
-    Column("local_acc", "local", percent),
+    LOCAL,
     Column("local_acc_start", "local\nat start", percent),
-    Column("remote_acc", "remote", percent),
+    REMOTE,
     Column("remote_acc_prior", "remote\n+ prior", percent),
 )
-COLUMNS = (
-    CLIENT,
-    *SHARD,
-    *ALL_QUERIES,
-    Column("overall_acc", "overall", percent),
-    Column("coverage", "coverage", percent),
-    Column("gain", "gain", points),
-)
+COLUMNS = (CLIENT, *SHARD, *ALL_QUERIES, *ROUTED)
 """Of the table for the terminal."""
 AT_THRESHOLD = (
-    Column("coverage", "coverage", percent),
+    COVERAGE,
     Column("local_acc_answered", "local,\nanswered", percent),
     Column("remote_acc_sent", "remote,\nsent", percent),
     Column("overall_acc", "overall", percent),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fed_rebel.exits.shift import shift_rows
-from fed_rebel.report.columns import Column, count, index, percent, points
+from fed_rebel.report.columns import GINI, LOCAL, REMOTE, ROUTED, Column, count, percent
 from fed_rebel.report.curves import client_curves, reachable_coverage
 from fed_rebel.report.grid import Run, clients_of, grid_keys, setting_name
 from fed_rebel.report.queries import remote_column, thresholds_of
@@ -24,15 +24,7 @@ from fed_rebel.report.statistics import (
     rank_correlation,
 )
 
-COLUMNS = (
-    Column("gini", "Gini", index),
-    Column("local_acc", "local", percent),
-    Column("remote_acc", "remote", percent),
-    Column("overall_acc", "overall", percent),
-    Column("coverage", "coverage", percent),
-    Column("gain", "gain", points),
-)
-
+COLUMNS = (GINI, LOCAL, REMOTE, *ROUTED)
 RIVALS = (
     Column("majority_acc", "majority class", percent),
     Column("local_acc_start", "local at start", percent),

@@ -26,7 +26,7 @@ from fed_rebel.report.comparison import (
     sources,
 )
 from fed_rebel.report.comparison_figures import COLOURS, RIVAL_STYLES, SHIFT, of_kinds, pictures
-from fed_rebel.report.comparison_template import FIGURE, PAGE
+from fed_rebel.report.comparison_template import FIGURE, PAGE, STYLE
 from fed_rebel.report.grid import Run, is_run
 from fed_rebel.report.page import write_report
 from fed_rebel.report.picture import write_all
@@ -68,6 +68,7 @@ def page(comparison: Comparison, out: Path) -> str:
         figures="\n".join(FIGURE.substitute(id=f["id"], title=f["title"], note=f["note"]) for f in figures),
         runs="\n".join(_run_links(comparison, out)),
         data=json.dumps(figures).replace("<", "\\u003c"),
+        style=STYLE,
         plotly=get_plotlyjs(),
     )
 

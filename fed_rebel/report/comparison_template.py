@@ -3,6 +3,39 @@
 # ruff: noqa: E501
 from string import Template
 
+from fed_rebel.report.page_style import BASE
+
+STYLE = (
+    BASE
+    + """
+body { max-width: 68rem; }
+h3 { margin: 1.5rem 0 0; font-size: 0.95rem; font-weight: 600; }
+a { color: var(--remote); }
+.panel .note { margin-bottom: 0; min-height: 2.6em; }
+table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.4rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+tr > :first-child { text-align: left; }
+thead th { color: var(--faint); font-weight: 500; white-space: normal; vertical-align: bottom; line-height: 1.25; }
+tbody th { font-weight: 400; }
+tbody tr:last-child > * { border-bottom: 0; }
+tbody tr:hover > * { background: var(--raised); }
+.key { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; padding: 0.4rem 0;
+  background: var(--paper); font-size: 0.875rem; max-height: 30vh; overflow: auto; }
+.key [aria-pressed="false"] { opacity: 0.4; text-decoration: line-through; }
+tbody i, .key i { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%; }
+small { color: var(--faint); font-size: 0.8rem; }
+.pair > section { min-width: 0; }
+.figure { width: 100%; height: 23rem; }
+ul { margin: 0.5rem 0; padding-left: 1.2rem; }
+.runs { columns: 15rem; font-size: 0.9rem; overflow-wrap: anywhere; }
+@media (max-width: 44rem) {
+  .figure { height: 20rem; }
+  tr > :first-child { position: sticky; left: 0; background: var(--paper); }
+}
+@media print { .table { overflow: visible; } body { max-width: none; } }
+"""
+)
+
 FIGURE = Template(
     """<section class="panel"><h3>$title</h3><p class="note">$note</p>
 <div id="$id" class="figure" role="img" aria-label="$title"></div></section>"""
@@ -18,58 +51,7 @@ PAGE = Template(
 <link rel="icon" href="data:,">
 <title>$name · fed-rebel</title>
 <style>
-:root { --paper: #ffffff; --raised: #f6f7f9; --ink: #1d2227; --faint: #5d6672; --line: #e2e5e9; --link: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --raised: #1c2026; --ink: #e8eaed; --faint: #9aa3ae; --line: #2d333b; --link: #56b4e9; }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
-}
-h1 { margin: 0; font-size: 1.75rem; font-weight: 600; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-h2 { margin: 3.5rem 0 0.25rem; font-size: 1.15rem; font-weight: 600; }
-h3 { margin: 1.5rem 0 0; font-size: 0.95rem; font-weight: 600; }
-p { margin: 0.25rem 0 1rem; max-width: 60rem; }
-a { color: var(--link); }
-.facts, .note { color: var(--faint); font-size: 0.875rem; }
-.panel .note { margin-bottom: 0; min-height: 2.6em; }
-.sentence { margin: 1.75rem 0; max-width: 50rem; font-size: 1.3rem; line-height: 1.45; }
-.table { overflow: auto; border-block: 1px solid var(--line); }
-table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.4rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr > :first-child { text-align: left; }
-thead th { color: var(--faint); font-weight: 500; white-space: normal; vertical-align: bottom; line-height: 1.25; }
-tbody th { font-weight: 400; }
-tbody tr:last-child > * { border-bottom: 0; }
-tbody tr:hover > * { background: var(--raised); }
-.key { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.1rem 1.2rem; padding: 0.4rem 0;
-  background: var(--paper); font-size: 0.875rem; max-height: 30vh; overflow: auto; }
-.key [aria-pressed="false"] { opacity: 0.4; text-decoration: line-through; }
-tbody i, .key i { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%; }
-small { color: var(--faint); font-size: 0.8rem; }
-button { all: unset; cursor: pointer; }
-button:hover { color: var(--ink); }
-:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; border-radius: 2px; }
-th[aria-sort] { color: var(--ink); }
-th[aria-sort="ascending"] button::after { content: " ↑"; }
-th[aria-sort="descending"] button::after { content: " ↓"; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; }
-.pair > section { min-width: 0; }
-.figure { width: 100%; height: 23rem; }
-ul { margin: 0.5rem 0; padding-left: 1.2rem; }
-.runs { columns: 15rem; font-size: 0.9rem; overflow-wrap: anywhere; }
-footer { margin-top: 3.5rem; }
-@media (max-width: 44rem) {
-  body { padding-top: 1.5rem; }
-  h1 { font-size: 1.4rem; }
-  .sentence { font-size: 1.1rem; }
-  .pair { grid-template-columns: 1fr; }
-  .figure { height: 20rem; }
-  tr > :first-child { position: sticky; left: 0; background: var(--paper); }
-}
-@media print { .table { overflow: visible; } body { max-width: none; } }
-</style>
+$style</style>
 </head>
 <body>
 <header>

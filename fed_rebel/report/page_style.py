@@ -1,7 +1,7 @@
-"""The page's style sheet: light and dark, from a phone to paper."""
+"""The pages' style sheets: light and dark, from a phone to paper."""
 # ruff: noqa: E501
 
-STYLE = """
+BASE = """
 :root {
   --paper: #ffffff; --raised: #f6f7f9; --ink: #1d2227; --faint: #5d6672; --line: #e2e5e9;
   --local: #c2500a; --remote: #0072b2; --prior: #00805e; --none: #e4e9f0; --some: #8fc1e3; --most: #08306b;
@@ -13,24 +13,45 @@ STYLE = """
   }
 }
 * { box-sizing: border-box; }
-html { scroll-padding-top: 8rem; }  /* the threshold stays on top */
-[hidden] { display: none !important; }
 body {
-  margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  margin: 0 auto; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
 }
 h1 { margin: 0; font-size: 1.75rem; font-weight: 600; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { margin: 3.5rem 0 0.25rem; font-size: 1.15rem; font-weight: 600; }
-h3 { margin: 1rem 0 0; font-size: 0.95rem; font-weight: 600; }
 p { margin: 0.25rem 0 1rem; max-width: 60rem; }
 .facts, .note { color: var(--faint); font-size: 0.875rem; }
+.sentence { margin: 1.75rem 0; max-width: 50rem; font-size: 1.3rem; line-height: 1.45; }
+.table { overflow: auto; border-block: 1px solid var(--line); }
+button { all: unset; cursor: pointer; }
+button:hover { color: var(--ink); }
+:focus-visible { outline: 2px solid var(--remote); outline-offset: 2px; border-radius: 2px; }
+th[aria-sort] { color: var(--ink); }
+th[aria-sort="ascending"] button::after { content: " ↑"; }
+th[aria-sort="descending"] button::after { content: " ↓"; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; }
+footer { margin-top: 3.5rem; }
+@media (max-width: 44rem) {
+  body { padding-top: 1.5rem; }
+  h1 { font-size: 1.4rem; }
+  .sentence { font-size: 1.1rem; }
+  .pair { grid-template-columns: 1fr; }
+}
+"""
+"""What the page of a run and that over several runs have in common."""
+STYLE = (
+    BASE
+    + """
+html { scroll-padding-top: 8rem; }  /* the threshold stays on top */
+[hidden] { display: none !important; }
+body { max-width: 72rem; }
+h3 { margin: 1rem 0 0; font-size: 0.95rem; font-weight: 600; }
 .fingerprint { font: 0.8rem ui-monospace, "Liberation Mono", monospace; overflow-wrap: anywhere; }
 details { color: var(--faint); font-size: 0.875rem; }
 summary { cursor: pointer; }
 pre { margin: 0.5rem 0 0; padding: 0.75rem 1rem; overflow: auto; max-height: 24rem; background: var(--raised);
   color: var(--ink); border-radius: 0.5rem; font: 0.8rem/1.45 ui-monospace, "Liberation Mono", monospace;
   column-width: 18rem; }
-.sentence { margin: 1.75rem 0; max-width: 50rem; font-size: 1.3rem; line-height: 1.45; }
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1px; margin: 0 0 0.5rem; background: var(--line);
   border: 1px solid var(--line); border-radius: 0.5rem; overflow: hidden; }
 .tiles div { padding: 0.9rem 1rem; background: var(--paper); }
@@ -53,7 +74,6 @@ pre { margin: 0.5rem 0 0; padding: 0.75rem 1rem; overflow: auto; max-height: 24r
 .search input { flex: 0 1 20rem; min-width: 0; padding: 0.35rem 0.6rem; font: inherit; color: inherit;
   background: var(--raised); border: 1px solid var(--line); border-radius: 0.35rem; }
 .search output { color: var(--faint); }
-.table { overflow: auto; border-block: 1px solid var(--line); }
 .tall { max-height: 36rem; }
 table { width: 100%; border-collapse: separate; border-spacing: 0; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.35rem 0.5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -74,35 +94,23 @@ tfoot tr:last-child > * { border-bottom: 0; color: var(--faint); font-weight: 40
 tbody th, .summary thead th:first-child { text-align: left; font-weight: 400; }
 .clients tbody th, .clients tfoot th { text-align: right; }
 .clients tbody tr:last-child > * { border-bottom: 0; }
-button { all: unset; cursor: pointer; }
-button:hover { color: var(--ink); }
-:focus-visible { outline: 2px solid var(--remote); outline-offset: 2px; border-radius: 2px; }
-th[aria-sort] { color: var(--ink); }
-th[aria-sort="ascending"] button::after { content: " ↑"; }
-th[aria-sort="descending"] button::after { content: " ↓"; }
 
 .client { margin-top: 1.5rem; padding: 1rem 1.25rem 1.25rem; border: 1px solid var(--line); border-radius: 0.5rem;
   border-left: 4px solid var(--remote); }
 .client header { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; }
 .client h2 { margin: 0; }
 .client header button { padding: 0.2rem 0.75rem; border: 1px solid var(--line); border-radius: 0.35rem; font-size: 0.875rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; }
 .pair > div { min-width: 0; }
 .figure { width: 100%; height: 22rem; }
 .figure.square { height: min(36rem, 90vw); max-width: 42rem; }
-footer { margin-top: 3.5rem; }
 @media (max-width: 44rem) {
   html { scroll-padding-top: 12rem; }
-  body { padding-top: 1.5rem; }
-  h1 { font-size: 1.4rem; }
-  .sentence { font-size: 1.1rem; }
   .tiles { grid-template-columns: 1fr 1fr; }
   .tiles dd { font-size: 1.3rem; }
   .threshold { grid-template-columns: 1fr; }
   .threshold fieldset { gap: 0.1rem 0.8rem; font-size: 0.85rem; }
   .threshold output, .slide { font-size: 0.8rem; }
   .client { padding-inline: 0.75rem; }
-  .pair { grid-template-columns: 1fr; }
   .figure { height: 18rem; }
   tbody tr > :first-child, tfoot tr > :first-child { position: sticky; left: 0; }
   tbody tr > :first-child { background: var(--paper); }
@@ -114,3 +122,5 @@ footer { margin-top: 3.5rem; }
   body { max-width: none; }
 }
 """
+)
+"""Of the page of a run."""

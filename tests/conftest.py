@@ -23,6 +23,7 @@ from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
+from strategy.plan import plan
 from strategy.rounds import Fault, RunFailed
 from strategy.server import Server
 
@@ -170,6 +171,30 @@ def go_on():
     `after_round(number, run)` and `on_reply()` may do anything; a KeyboardInterrupt of theirs stops the run.
     """
     return _go_on
+
+
+@pytest.fixture(scope="session")
+def stop_in_and_after_every_round():
+    """Go on with a new run to its last round, stopped twice in each: at its second reply, and once the round is kept."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def at_the_second_reply():
+        replies = iter(range(1, 100))
+        return lambda: stop() if next(replies) == 2 else None
+
+    def go(run: RunDirectory, settings: Settings) -> None:
+        for number in range(len(plan(settings))):
+            in_the_round = _go_on(run, settings, on_reply=at_the_second_reply())
+            assert isinstance(in_the_round.ended_by, KeyboardInterrupt)
+            assert run.rounds_done == number
+            after_the_round = _go_on(run, settings, after_round=stop)
+            assert isinstance(after_the_round.ended_by, KeyboardInterrupt)
+            assert run.rounds_done == number + 1
+            assert not run.finished
+
+    return go
 
 
 @pytest.fixture(scope="session")

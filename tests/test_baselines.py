@@ -313,23 +313,13 @@ def test_the_global_model_is_measured_where_there_is_one(runs):
     [("fedavg", {}), ("fedper", {"train.keep_optimisers": True, "base.batch_norm": "local"}), ("local", {})],
 )
 def test_a_baseline_stopped_in_and_after_its_rounds_ends_as_one_left_alone(
-    federate, baseline, go_on, tmp_path, results, method, changes
+    federate, baseline, go_on, stop_in_and_after_every_round, tmp_path, results, method, changes
 ):
     settings = baseline(method, {"rounds.distill": 0, "rounds.finetune": 2, **changes})
     whole = federate(settings, tmp_path / "whole").run
     setup = prepare(settings)
     run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    def at_the_second_reply():
-        replies = iter(range(1, 100))
-        return lambda: stop() if next(replies) == 2 else None
-
-    for _ in plan(settings):
-        assert isinstance(go_on(run, settings, on_reply=at_the_second_reply()).ended_by, KeyboardInterrupt)
-        assert isinstance(go_on(run, settings, after_round=stop).ended_by, KeyboardInterrupt)
+    stop_in_and_after_every_round(run, settings)
     assert go_on(run, settings).ended_by is None
     assert results(run) == results(whole)
     rows, expected = ([row | {"seconds": 0} for row in r.rows()] for r in (run, whole))

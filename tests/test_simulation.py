@@ -574,27 +574,12 @@ def test_however_many_clients_train_at_once_the_result_is_the_same(
 
 
 def test_a_run_stopped_in_and_after_every_round_ends_as_one_left_alone(
-    finished, go_on, tiny_settings, tmp_path, results
+    finished, go_on, stop_in_and_after_every_round, tiny_settings, tmp_path, results
 ):
     settings = tiny_settings()
     setup = prepare(settings)
     run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    def at_the_second_reply():
-        replies = iter(range(1, 100))
-        return lambda: stop() if next(replies) == 2 else None
-
-    for number in range(5):
-        in_the_round = go_on(run, settings, on_reply=at_the_second_reply())
-        assert isinstance(in_the_round.ended_by, KeyboardInterrupt)
-        assert run.rounds_done == number
-        after_the_round = go_on(run, settings, after_round=stop)
-        assert isinstance(after_the_round.ended_by, KeyboardInterrupt)
-        assert run.rounds_done == number + 1
-        assert not run.finished
+    stop_in_and_after_every_round(run, settings)
     assert go_on(run, settings).ended_by is None
     assert results(run) == results(finished.run)
     # Times and dates aside.

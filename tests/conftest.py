@@ -175,7 +175,7 @@ def go_on():
 
 @pytest.fixture(scope="session")
 def stop_in_and_after_every_round():
-    """Go on with a new run to its last round, stopped twice in each: at its second reply, and once the round is kept."""
+    """Go on with a new run to its last round, stopped twice in each: at its second reply, and once it is kept."""
 
     def stop(*_):
         raise KeyboardInterrupt

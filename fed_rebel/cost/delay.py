@@ -1,6 +1,11 @@
 """How long a batch of queries takes from the device's first operation to its last answer (Sec. VI-D)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fed_rebel.exits import Target
+from fed_rebel.model.heads import CODE_SIZE
 
 BATCH = 64
 """Queries in the paper's batch."""
@@ -71,6 +76,18 @@ def least_coverage(batch: Batch, budget: float, link: Link) -> float:
         raise ValueError(f"a delay of {budget:g} s: the device alone works {batch.device:g} s; allowed: that or more")
     on_the_way = 8 * batch.size * batch.queries / link.bandwidth + batch.server
     return min(1.0, max(0.0, 1 - (budget - batch.device - link.round_trip) / on_the_way))
+
+
+def in_time(target: Target, exits: Mapping[str, Any]) -> Target:
+    """A delay budget with the smallest coverage at which a batch of codes meets it; other targets as they are.
+
+    `exits` are the settings of that name. Raises ValueError where the device alone takes longer.
+    """
+    if target.kind != "delay" or target.value is None:
+        return target
+    batch = Batch(BATCH, CODE_SIZE, exits["device_time"], exits["server_time"])
+    link = Link(exits["bandwidth"] * 1e6, exits["round_trip"])
+    return replace(target, least=least_coverage(batch, target.value, link))
 
 
 def network_load(devices: int, rate: float, size: int, coverage: float = 0.0) -> float:

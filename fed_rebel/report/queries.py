@@ -85,12 +85,8 @@ def remote_column(exits: dict[str, Any]) -> str:
 
 def _target(exits: dict[str, Any]) -> Target:
     target = Target.parse(exits.get("target", "best"))
-    if target.kind != "delay" or target.value is None:
+    if target.kind != "delay":
         return target
-    # Here, because the package `cost` imports torch, which no other report needs.
-    from fed_rebel.cost import BATCH, Batch, Link, least_coverage
-    from fed_rebel.model.heads import CODE_SIZE
+    from fed_rebel.cost import in_time  # here, because the package imports torch, which no other report needs
 
-    batch = Batch(BATCH, CODE_SIZE, exits["device_time"], exits["server_time"])
-    least = least_coverage(batch, target.value, Link(exits["bandwidth"] * 1e6, exits["round_trip"]))
-    return Target(target.kind, target.value, least)
+    return in_time(target, exits)

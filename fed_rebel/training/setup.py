@@ -1,13 +1,12 @@
 """What every process of a run makes from the settings alone: data, who holds them, and the base model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from fed_rebel import tensor_file
-from fed_rebel.cost import BATCH, Batch, Link, least_coverage
+from fed_rebel.cost import in_time
 from fed_rebel.datasets import Dataset, load
 from fed_rebel.exits import Target
-from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone
@@ -43,14 +42,10 @@ def target_of(settings: Settings) -> Target:
     target = Target.parse(exits.target)
     if settings.method != "rebel" or settings.early.kind == "none":
         return Target("never")
-    if target.kind == "delay" and target.value is not None:
-        batch = Batch(BATCH, CODE_SIZE, exits.device_time, exits.server_time)
-        try:
-            least = least_coverage(batch, target.value, Link(exits.bandwidth * 1e6, exits.round_trip))
-        except ValueError as error:
-            raise SettingsError(f"exits.target = '{target}': {error}") from None
-        return replace(target, least=least)
-    return target
+    try:
+        return in_time(target, exits.model_dump())
+    except ValueError as error:
+        raise SettingsError(f"exits.target = '{target}': {error}") from None
 
 
 def prepare(settings: Settings, base_epoch_done: EpochDone | None = None) -> Setup:

@@ -69,9 +69,9 @@ def evaluate(order: Order, client: int) -> Reply:
 def _observer(order: Order, shard: ClientShard) -> Callable[[Split, np.ndarray], Evidence]:
     """What the client's model, with the shared part of the order, makes of images of a split."""
     if order.settings.method != "rebel":
-        network = whole_model.restore(order, shard).eval()
+        network = whole_model.restore(order, shard)[0].eval()
         return lambda split, indices: observe_network(network, shard.dataset, split, indices, shard.compute)
-    model = restore(order, shard).eval()
+    model = restore(order, shard)[0].eval()
     sampled = order.settings.exits.code == "sampled"
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round, 1) if sampled else None
     return lambda split, indices: observe(model, shard.dataset, split, indices, shard.compute, generator)

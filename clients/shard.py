@@ -1,5 +1,6 @@
 """What a client knows of its own data."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from fed_rebel.training.batches import training_batches
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.setup import prepare
 from fed_rebel.training.stages import Batches
-from partitions import Shard, label_histogram, smoothed_shares
+from partitions import Shard, effective_classes, label_histogram, smoothed_shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,12 @@ class ClientShard:
     def samples(self) -> int:
         """Training images."""
         return len(self.shard.train)
+
+    def weight(self, kind: str) -> float:
+        """The client's weight in averages, above 0, by `strategy.weights`."""
+        if kind == "classes":
+            return effective_classes(self.label_counts)
+        return {"samples": float(self.samples), "uniform": 1.0, "sqrt": math.sqrt(self.samples)}[kind]
 
     @property
     def classes(self) -> int:

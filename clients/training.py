@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from clients import private_state
 from clients.shard import ClientShard, open_shard
+from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state, trainable, without_strategy
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
@@ -35,15 +35,15 @@ def train(order: Order, client: int) -> Reply:
     return _distill(order, shard)
 
 
-def restore(order: Order, shard: ClientShard) -> Rebel:
-    """The client's model: its own private parts, and the shared ones of the order."""
+def restore(order: Order, shard: ClientShard) -> tuple[Rebel, Tensors]:
+    """The client's model, its own private parts and the shared ones of the order, and what else it has kept."""
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
     kept = private_state.load(Path(order.run), order.round, shard.client)
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
     statistics = batch_norm_statistics(model)
     model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
-    return shard.compute.place(model)
+    return shard.compute.place(model), {name: t for name, t in kept.items() if name.split(".", 1)[0] not in PRIVATE}
 
 
 def _warm_start(order: Order, shard: ClientShard) -> Reply:
@@ -61,7 +61,8 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
     losses = _run_distillation(order, shard, model, stage, stage.optimiser(model), shard.present)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     tensors = on_cpu(model.parts(*PRIVATE, "head2"))
-    return Reply(shard.client, shard.samples, tensors, losses, tuple(shard.label_counts.tolist()))
+    weight = shard.weight(order.settings.strategy.weights)
+    return Reply(shard.client, shard.samples, tensors, losses, tuple(shard.label_counts.tolist()), weight)
 
 
 def _private_start(order: Order, shard: ClientShard) -> Reply:
@@ -78,7 +79,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
 
 def _distill(order: Order, shard: ClientShard) -> Reply:
     settings = order.settings
-    model = restore(order, shard)
+    model, kept = restore(order, shard)
     trained = ["early"]
     if settings.head1 == "local" or (settings.head1 == "shared" and order.stage is Stage.DISTILL):
         trained.append("head1")
@@ -91,32 +92,33 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
         loss=settings.loss,
         update_statistics=statistics_move(order),
     )
-    optimiser = _optimiser(order, shard, model, stage)
+    averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
+    sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
+    optimiser = _optimiser(order, model, stage, kept)
+    strategy = at_client(order, trainable(model, sent), optimiser, kept)
     losses = _run_distillation(order, shard, model, stage, optimiser)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
         fit_early(model, shard.dataset, shard.shard.train, shard.compute)
-    averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
-    sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
-    reply = Reply(shard.client, shard.samples, to_send(order, model, model.parts(*sent)), losses)
-    _save_private(order, shard, model, optimiser)
-    return reply
+    _save_private(order, shard, model, optimiser, kept, strategy.kept())
+    return reply_of(order, shard, model, model.parts(*sent), losses, strategy)
 
 
 def _finetune(order: Order, shard: ClientShard) -> Reply:
     train = order.settings.train
-    model = restore(order, shard)
+    model, kept = restore(order, shard)
     stage = FineTuning(train.finetune_rate, statistics_move(order))
-    optimiser = _optimiser(order, shard, model, stage)
+    optimiser = _optimiser(order, model, stage, kept)
+    strategy = at_client(order, trainable(model, SHARED), optimiser, kept)
     log_shares = shard.shares.log().to(shard.compute.device) if train.logit_adjustment else None
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
         finetune(model, batches, stage, optimiser, shard.compute, generator, log_shares)
         for batches in shard.epochs(order.settings, order.round)
     ]
-    if order.settings.base.batch_norm == "local" or train.keep_optimisers:
-        _save_private(order, shard, model, optimiser)
-    return Reply(shard.client, shard.samples, to_send(order, model, model.parts(*SHARED)), mean(epochs))
+    if order.settings.base.batch_norm == "local" or train.keep_optimisers or strategy.kept():
+        _save_private(order, shard, model, optimiser, kept, strategy.kept())
+    return reply_of(order, shard, model, model.parts(*SHARED), mean(epochs), strategy)
 
 
 def _run_distillation(
@@ -135,21 +137,23 @@ def _run_distillation(
     return mean(epochs)
 
 
-def _optimiser(
-    order: Order, shard: ClientShard, model: Rebel, stage: Distillation | FineTuning
-) -> torch.optim.Optimizer:
+def _optimiser(order: Order, model: Rebel, stage: Distillation | FineTuning, kept: Tensors) -> torch.optim.Optimizer:
     optimiser = stage.optimiser(model)
     if order.settings.train.keep_optimisers:
-        checkpoint.take_up(model, optimiser, private_state.load(Path(order.run), order.round, shard.client))
+        checkpoint.take_up(model, optimiser, kept)
     return optimiser
 
 
-def _save_private(order: Order, shard: ClientShard, model: Rebel, optimiser: torch.optim.Optimizer) -> None:
+def _save_private(
+    order: Order,
+    shard: ClientShard,
+    model: Rebel,
+    optimiser: torch.optim.Optimizer,
+    kept: Tensors,
+    of_strategy: Tensors,
+) -> None:
     batch_norm, keep_optimisers = order.settings.base.batch_norm, order.settings.train.keep_optimisers
-    # Read only where something besides the private parts is kept: with the full GMC it is 300 MB.
-    more = batch_norm == "local" or keep_optimisers
-    kept = private_state.load(Path(order.run), order.round - 1, shard.client) if more else {}
-    tensors = kept | model.parts(*PRIVATE)
+    tensors = without_strategy(kept) | model.parts(*PRIVATE) | strategy_state(order, of_strategy)
     if batch_norm == "local":
         own = {name for name in batch_norm_statistics(model) if name in order.tensors or name in kept}
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
@@ -158,20 +162,9 @@ def _save_private(order: Order, shard: ClientShard, model: Rebel, optimiser: tor
     private_state.save(Path(order.run), order.round, shard.client, on_cpu(tensors))
 
 
-def to_send(order: Order, model: nn.Module, trained: Tensors) -> Tensors:
-    """Of what was trained: BatchNorm's statistics only where they are to be averaged, integers never."""
-    kept: set[str] = set() if order.settings.base.batch_norm == "aggregate" else batch_norm_statistics(model)
-    return {name: t for name, t in on_cpu(trained).items() if name not in kept and t.is_floating_point()}
-
-
 def statistics_move(order: Order) -> bool:
     """Whether BatchNorm's statistics follow the client's batches."""
     return order.settings.base.batch_norm != "frozen"
-
-
-def on_cpu(tensors: Tensors) -> Tensors:
-    """The tensors, as they are kept and sent."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def mean(epochs: list[dict[str, float]]) -> dict[str, float]:

@@ -7,8 +7,10 @@ import torch
 
 from clients import private_state
 from clients.shard import ClientShard, open_shard
-from clients.training import mean, on_cpu, statistics_move, to_send
+from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state
+from clients.training import mean, statistics_move
 from fed_rebel.model.resnet import BaseModel
+from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
 from fed_rebel.training.stages import FineTuning, train_whole
 from strategy.messages import Order, Reply, Stage
@@ -22,27 +24,31 @@ def train(order: Order, client: int) -> Reply:
     return _private_start(order, shard) if order.stage is Stage.PRIVATE_START else _train(order, shard)
 
 
-def restore(order: Order, shard: ClientShard) -> BaseModel:
-    """The client's model: the base model with the client's own tensors, and the shared ones of the order."""
+def restore(order: Order, shard: ClientShard) -> tuple[BaseModel, Tensors]:
+    """The client's model, the base model with the client's own tensors and the shared ones of the order, and what else
+    it has kept."""
     model = copy.deepcopy(shard.base)
     start, kept = model.state_dict(), private_state.load(Path(order.run), order.round, shard.client)
     own = {name: tensor for name, tensor in kept.items() if name in start}
     model.load_state_dict(start | own | order.tensors)
-    return shard.compute.place(model)
+    return shard.compute.place(model), {name: tensor for name, tensor in kept.items() if name not in own}
 
 
 def _private_start(order: Order, shard: ClientShard) -> Reply:
-    _save(order, shard, shard.base, None)
+    _save(order, shard, shard.base)
     return Reply(shard.client, shard.samples)
 
 
 def _train(order: Order, shard: ClientShard) -> Reply:
     settings = order.settings
-    model = restore(order, shard)
+    model, kept = restore(order, shard)
     stage = FineTuning(settings.train.finetune_rate, statistics_move(order), trained=("head", "tail"))
     optimiser = stage.optimiser(model)
     if settings.train.keep_optimisers:
-        checkpoint.take_up(model, optimiser, private_state.load(Path(order.run), order.round, shard.client))
+        checkpoint.take_up(model, optimiser, kept)
+    names = shared_names(model, settings)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    strategy = at_client(order, parameters, optimiser, kept)
     # A last layer of the client's own shall learn how frequent its labels are: that is what it is private for.
     adjust = settings.train.logit_adjustment and settings.method == "fedavg"
     log_shares = shard.shares.log().to(shard.compute.device) if adjust else None
@@ -50,17 +56,14 @@ def _train(order: Order, shard: ClientShard) -> Reply:
         train_whole(model, batches, stage, optimiser, shard.compute, log_shares)
         for batches in shard.epochs(settings, order.round)
     ]
-    names = shared_names(model, settings)
+    remembered = checkpoint.optimiser_state(model, optimiser) if settings.train.keep_optimisers else {}
+    _save(order, shard, model, remembered | strategy_state(order, strategy.kept()))
     shared = {name: tensor for name, tensor in model.state_dict().items() if name in names}
-    reply = Reply(shard.client, shard.samples, to_send(order, model, shared), mean(epochs))
-    _save(order, shard, model, optimiser if settings.train.keep_optimisers else None)
-    return reply
+    return reply_of(order, shard, model, shared, mean(epochs), strategy)
 
 
-def _save(order: Order, shard: ClientShard, model: BaseModel, optimiser: torch.optim.Optimizer | None) -> None:
-    """What is not shared, and what the optimiser remembers where it is to go on in the next round."""
+def _save(order: Order, shard: ClientShard, model: BaseModel, more: Tensors | None = None) -> None:
+    """What is not shared, and what is to be remembered in the next round."""
     shared = shared_names(model, order.settings)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
-    if optimiser is not None:
-        own |= checkpoint.optimiser_state(model, optimiser)
-    private_state.save(Path(order.run), order.round, shard.client, on_cpu(own))
+    private_state.save(Path(order.run), order.round, shard.client, on_cpu(own | (more or {})))

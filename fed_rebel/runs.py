@@ -100,19 +100,35 @@ class RunDirectory:
         """The server's tensors after the last finished round."""
         return tensor_file.read(self.path / "shared.safetensors")
 
+    def memory(self) -> tensor_file.Tensors:
+        """What the strategy remembers of the last finished round on the server; empty where it remembers nothing."""
+        path = self.path / "current" / "strategy.safetensors"
+        return tensor_file.read(path) if path.exists() else {}
+
     def begin_round(self, number: int) -> None:
         """An empty place for a round's files: whatever an interrupted try of it left is removed."""
         shutil.rmtree(self.round_path(number), ignore_errors=True)
         for part in ("private", "evaluation"):
             (self.round_path(number) / part).mkdir(parents=True)
 
-    def finish_round(self, number: int, shared: tensor_file.Tensors, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Make a round current: its private states, those it left unchanged, the server's tensors, and its rows."""
+    def finish_round(
+        self,
+        number: int,
+        shared: tensor_file.Tensors,
+        rows: Iterable[Mapping[str, Any]],
+        memory: tensor_file.Tensors | None = None,
+    ) -> None:
+        """Make a round current: its private states, those it left unchanged, the server's tensors, and its rows.
+
+        `memory` is what the strategy remembers of it on the server.
+        """
         here, before = self.round_path(number), self.round_path(number - 1)
         for state in (before / "private").glob("*.safetensors"):
             if not (here / "private" / state.name).exists():
                 _link_or_copy(state, here / "private" / state.name)
         tensor_file.write(here / "shared.safetensors", shared)
+        if memory:
+            tensor_file.write(here / "strategy.safetensors", memory)
         self._append_rows(number, rows)
         _link(self.path / "current", f"rounds/{number:04d}")
         shutil.rmtree(before, ignore_errors=True)

@@ -172,11 +172,24 @@ class Train(_Section):
     """Add the log of the client's label shares to the logits of the cross-entropy that trains a shared last layer."""
 
 
+STRATEGIES = ("fedavg", "fedprox", "fednova", "scaffold", "feddyn")
+
+
+def _strategy(value: str) -> str:
+    if value not in STRATEGIES and ":" not in value:
+        raise ValueError(f"{', '.join(STRATEGIES)}, or MODULE:CLASS for one of your own")
+    return value
+
+
 class StrategySettings(_Section):
     """How the server averages, and over whom."""
 
-    name: Literal["fedavg"] = "fedavg"
-    weights: Literal["samples", "uniform", "sqrt"] = "samples"
+    name: Annotated[str, AfterValidator(_strategy)] = "fedavg"
+    """`fedavg`, `fedprox`, `fednova`, `scaffold`, `feddyn`, or MODULE:CLASS for one of your own."""
+    weights: Literal["samples", "uniform", "sqrt", "classes"] = "samples"
+    """A client weighs as its images, alike, as their square root, or as the effective number of its classes."""
+    mu: Weight = 0.01
+    """How strongly `fedprox` draws a client back to the server's parameters, and `feddyn`'s alpha."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round."""
 
@@ -257,6 +270,8 @@ class Settings(_Section):
                 f"rounds.warm_start = {self.rounds.warm_start}: method = '{self.method}' trains the base model alone, "
                 "which needs no warm start; allowed: 0, or method = 'rebel'"
             )
+        if self.strategy.name == "feddyn" and not self.strategy.mu:
+            raise ValueError("strategy.mu = 0.0: strategy.name = 'feddyn' divides by it; allowed: above 0")
         if self.early.parameterisation == "precision" and self.early.kind != "gmc":
             raise ValueError(
                 f"early.parameterisation = 'precision': early.kind = '{self.early.kind}' has no such form; "
@@ -373,7 +388,7 @@ def _one_line(error: ValidationError) -> str:
     if not first["loc"]:
         return str(first["msg"]).removeprefix("Value error, ")
     key = ".".join(str(part) for part in first["loc"])
-    allowed = str(first["msg"]).replace("Input should be ", "").replace("a valid ", "a ")
+    allowed = str(first["msg"]).removeprefix("Value error, ").replace("Input should be ", "").replace("a valid ", "a ")
     bounds = _bounds(key)
     if bounds and first["type"] not in ("literal_error",):
         allowed = f"{allowed.split(' greater')[0].split(' less')[0]}" if "type" in first["type"] else bounds

@@ -1,57 +1,75 @@
-"""Federated averaging (McMahan et al. 2017, Alg. 1) of the parts that a stage shares."""
+"""Federated averaging (McMahan et al. 2017), and what every other strategy is: federated averaging with a difference.
 
-import math
-from collections.abc import Sequence
+A strategy has two sides: `FedAvg` on the server, between the replies and the next round's tensors, and `AtClient` on a
+client, between an order and its reply. Both are made anew in every round. What they remember is in the tensors they
+are given and give back, which the run directory and the client's disk keep: so a run that is killed loses nothing. They
+are kept for the rounds of one stage, and begin empty in the next, which trains other parts on another loss.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from fed_rebel.settings import StrategySettings
+from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
+from strategy.averaging import average
 from strategy.messages import Reply
 
 
-def average(current: Tensors, replies: Sequence[Reply], settings: StrategySettings) -> Tensors:
-    """The server's tensors after a round: the weighted mean of the replies, in the order of the clients.
+class AtClient:
+    """A strategy's side at a client, for the local steps of one round. Of federated averaging: nothing.
 
-    What no client sent stays as it is. In the warm start, whose replies bear label counts, each class of the early
-    classifier is averaged by its images: a class that nobody holds keeps its start. Summed in float64, client after
-    client, so that the result depends on nothing but the replies. Raises `ValueError` without replies.
+    Args:
+        parameters: the trained parameters that are shared, as they came from the server; their names are those of the
+            replies' tensors.
+        optimiser: what trains them.
     """
-    if not replies:
-        raise ValueError("no replies: there is nothing to average")
-    replies = sorted(replies, key=lambda reply: reply.client)
-    weights = torch.tensor([_weight(reply.samples, settings.weights) for reply in replies], dtype=torch.float64)
-    by_class = torch.tensor([reply.label_counts for reply in replies], dtype=torch.float64)
-    averaged = dict(current)
-    for name in replies[0].tensors:
-        tensors = [reply.tensors[name] for reply in replies]
-        if not current[name].is_floating_point() or not current[name].numel():
-            continue
-        if name.startswith("early.") and by_class.numel():
-            averaged[name] = _mean_by_class(current[name], tensors, by_class)
-        else:
-            averaged[name] = _mean(tensors, weights / weights.sum()).to(current[name].dtype)
-    return averaged
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+        self.parameters = dict(parameters)
+        optimiser.register_step_pre_hook(lambda *_: self.before_step())
+
+    def before_step(self) -> None:
+        """The gradients of a step are there, and the optimiser has not taken it yet: the place to change them."""
+
+    def beside(self) -> Tensors:
+        """After the last step: what is sent to the server beside the trained tensors."""
+        return {}
+
+    def kept(self) -> Tensors:
+        """After the last step: what the client keeps for its next round of the stage."""
+        return {}
 
 
-def _weight(samples: int, kind: str) -> float:
-    return {"samples": samples, "uniform": 1.0, "sqrt": math.sqrt(samples)}[kind]
+class FedAvg:
+    """A strategy's side on the server, for one round.
 
+    Args:
+        settings: the whole run's.
+        round: its number, from 0.
+    """
 
-def _mean(tensors: Sequence[Tensor], shares: Tensor) -> Tensor:
-    total = torch.zeros(tensors[0].shape, dtype=torch.float64)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total += share * tensor.double()
-    return total
+    def __init__(self, settings: Settings, round: int) -> None:
+        self.settings = settings
+        self.round = round
 
+    def beside(self, memory: Tensors) -> Tensors:
+        """What is sent to the clients beside the shared tensors, of what the server remembers."""
+        return {}
 
-def _mean_by_class(start: Tensor, tensors: Sequence[Tensor], counts: Tensor) -> Tensor:
-    """The mean over clients of tensors [C, ...], class c weighted by counts [clients, C]."""
-    held = counts.sum(0)
-    shares = counts / held.clamp(min=1)
-    shape = (-1, *[1] * (start.ndim - 1))
-    total = torch.zeros(start.shape, dtype=torch.float64)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total += share.view(shape) * tensor.double()
-    return torch.where(held.view(shape) > 0, total.to(start.dtype), start)
+    def at_client(
+        self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, beside: Tensors, kept: Tensors
+    ) -> AtClient:
+        """This strategy at a client, with what the server sent beside and what the client kept of the round before."""
+        return AtClient(parameters, optimiser)
+
+    def aggregate(self, current: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:
+        """The shared parameters after the round, and what the server remembers of it.
+
+        Args:
+            current: the parameters as they were sent.
+            replies: one at least, in the order of the clients; their tensors are those of `current`, trained.
+            memory: what the last round of this stage gave; empty in its first.
+        """
+        return average(current, replies, current), memory

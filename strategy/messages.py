@@ -1,5 +1,6 @@
 """What server and clients tell each other, as typed records over Flower's messages."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
@@ -46,6 +47,8 @@ class Order:
     """Whether this is the run's last evaluation, which also looks at the whole balanced test set."""
     tensors: Tensors
     """The parts that the stage shares, under `part.name`."""
+    beside: Tensors = field(default_factory=dict)
+    """What the strategy sends beside them."""
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
@@ -61,6 +64,7 @@ class Order:
                 "order": ConfigRecord(dict(about)),
                 "settings": ConfigRecord(dict(self.settings.flat())),
                 "tensors": ArrayRecord(self.tensors),
+                "beside": ArrayRecord(self.beside),
             }
         )
 
@@ -76,6 +80,7 @@ class Order:
             early_seed=cast(int, about["early_seed"]),
             last=bool(about["last"]),
             tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
+            beside=dict(record.array_records["beside"].to_torch_state_dict()),
         )
 
 
@@ -86,18 +91,24 @@ class Reply:
     client: int
     """The client's number in the partition."""
     samples: int
-    """Its training images, at least 1: what averages are weighted by."""
+    """Its training images, at least 1."""
     tensors: Tensors = field(default_factory=dict)
     """The trained parts that the stage shares; empty where it shares none."""
     losses: dict[str, float] = field(default_factory=dict)
     """The mean of each loss over the round's steps."""
     label_counts: tuple[int, ...] = ()
     """Training images of each class: in the warm start alone, where the mixture is averaged class by class."""
+    weight: float = 1.0
+    """Its weight in the round's averages, above 0, as `strategy.weights` has it."""
+    beside: Tensors = field(default_factory=dict)
+    """What the strategy sends beside the trained parts."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples = {self.samples}: client {self.client} has no images; at least 1")
-        for name, tensor in self.tensors.items():
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight = {self.weight} of client {self.client}: allowed: finite, above 0")
+        for name, tensor in (self.tensors | self.beside).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} of client {self.client}: not finite")
 
@@ -105,10 +116,11 @@ class Reply:
         """As the content of a Flower message."""
         return RecordDict(
             {
-                "reply": MetricRecord({"client": self.client, "samples": self.samples}),
+                "reply": MetricRecord({"client": self.client, "samples": self.samples, "weight": self.weight}),
                 "losses": MetricRecord(dict(self.losses)),
                 "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
                 "tensors": ArrayRecord(self.tensors),
+                "beside": ArrayRecord(self.beside),
             }
         )
 
@@ -124,6 +136,8 @@ class Reply:
                 tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
                 losses=cast("dict[str, float]", dict(record.metric_records["losses"])),
                 label_counts=tuple(counts),
+                weight=cast(float, numbers["weight"]),
+                beside=dict(record.array_records["beside"].to_torch_state_dict()),
             )
         except KeyError as error:
             raise ValueError(f"its reply has no {error}") from None

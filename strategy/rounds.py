@@ -101,7 +101,7 @@ class Clients:
             else:
                 replies.append(reply)
         replies.sort(key=lambda reply: reply.client)
-        forms = {r.client: (frozenset(r.tensors), len(r.label_counts)) for r in replies}
+        forms = {r.client: (frozenset(r.tensors), frozenset(r.beside), len(r.label_counts)) for r in replies}
         usual = {form for form, _ in Counter(forms.values()).most_common(1)}
         faults += [
             Fault(r.client, "its reply has another form than most") for r in replies if forms[r.client] not in usual
@@ -113,7 +113,8 @@ class Clients:
             raise RunFailed(
                 f"round {order.round + 1}: no client gave a good reply; client {first.client}: {first.reason}"
             )
-        return Exchange(replies, faults, size(order.tensors), {r.client: size(r.tensors) for r in replies})
+        bytes_up = {r.client: size(r.tensors) + size(r.beside) for r in replies}
+        return Exchange(replies, faults, size(order.tensors) + size(order.beside), bytes_up)
 
 
 def _send(

@@ -16,12 +16,12 @@ from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.setup import prepare, target_of
 from partitions import Partition
-from strategy.fedavg import average
 from strategy.messages import Order, Stage
 from strategy.method import Method
 from strategy.plan import Round, plan
 from strategy.rebel import Rebel
 from strategy.rounds import Clients, Exchange, Fault, RunFailed, choose_clients
+from strategy.strategies import aggregate, strategy_of
 from strategy.whole_model import WholeModel
 
 Rows = list[dict[str, Any]]
@@ -64,9 +64,11 @@ class Server:
         if done < len(rounds):
             clients = Clients.find(grid, self.settings.partition.clients, self.stop)
             method = self._method()
-            state = self.run.shared() if done else method.start()
+            state, memory = (self.run.shared(), self.run.memory()) if done else (method.start(), {})
             for step in rounds[done:]:
-                state = self._run_round(step, len(rounds), state, method, clients)
+                if step.number and step.stage is not rounds[step.number - 1].stage:
+                    memory = {}
+                state, memory = self._run_round(step, len(rounds), state, memory, method, clients)
         self._write_results(rounds[-1])
 
     def _method(self) -> Method:
@@ -75,7 +77,9 @@ class Server:
             return Rebel.open(self.settings, setup, self.run.path)
         return WholeModel(self.settings, setup)
 
-    def _run_round(self, step: Round, rounds: int, state: Tensors, method: Method, clients: Clients) -> Tensors:
+    def _run_round(
+        self, step: Round, rounds: int, state: Tensors, memory: Tensors, method: Method, clients: Clients
+    ) -> tuple[Tensors, Tensors]:
         began = time.monotonic()
         everyone = list(range(self.settings.partition.clients))
         trainees = everyone
@@ -86,22 +90,23 @@ class Server:
         if step.stage is Stage.PRIVATE_START:
             method.private_start(state)
 
-        def ask(kind: str, whom: list[int], sent: Tensors) -> Exchange:
+        def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors) -> Exchange:
             path, early_seed = str(self.run.path), method.early_seed
-            order = Order(self.settings, path, step.number, step.stage, early_seed, step.last, sent)
+            order = Order(self.settings, path, step.number, step.stage, early_seed, step.last, sent, beside)
             return clients.exchange(whom, order, kind, self.watcher.replied)
 
-        trained = ask("train", trainees, method.sent(step.stage, state))
+        strategy = strategy_of(self.settings, step.number)
+        trained = ask("train", trainees, method.sent(step.stage, state), strategy.beside(memory))
         for fault in trained.faults:
             self.watcher.fault(step.number, fault)
         rows = _training_rows(step, trained)
         if trained.replies[0].tensors:
-            state = average(state, trained.replies, self.settings.strategy)
+            state, memory = aggregate(strategy, state, trained.replies, memory)
         if step.stage is Stage.PRIVATE_START:
             _refuse_faults(step, trained)
             state = method.shared(state)
         if step.evaluate:
-            evaluated = ask("evaluate", everyone, method.shared(state))
+            evaluated = ask("evaluate", everyone, method.shared(state), {})
             _refuse_faults(step, evaluated)
             rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
             balanced = method.balanced_accuracy(state)
@@ -109,9 +114,9 @@ class Server:
                 rows.append({"round": step.number, "stage": step.stage, "client": None, "balanced_acc": balanced})
         for row in rows:
             row["seconds"] = round(time.monotonic() - began, 3)
-        self.run.finish_round(step.number, state, rows)
+        self.run.finish_round(step.number, state, rows, memory)
         self.watcher.round_ended(rows)
-        return state
+        return state, memory
 
     def _measure(self, number: int) -> pd.DataFrame:
         records, predictions = self.run.evaluations(number)

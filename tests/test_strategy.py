@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from fed_rebel.settings import Settings, StrategySettings
-from strategy.fedavg import average
+from fed_rebel.settings import Settings
+from strategy.fedavg import FedAvg
 from strategy.messages import Hello, Order, Reply, Stage, size
 from strategy.plan import plan
 from strategy.rebel import evaluated_parts, sent_parts
 from strategy.rounds import choose_clients
+from strategy.strategies import aggregate
 
 # The rounds
 
@@ -119,11 +120,14 @@ def tensors(generator, classes=3):
     }
 
 
-def replies(samples, counts=None, seed=0):
+WEIGHTS = {"samples": float, "uniform": lambda n: 1.0, "sqrt": math.sqrt}
+
+
+def replies(samples, counts=None, seed=0, weights="samples"):
     generator = torch.Generator().manual_seed(seed)
     counts = counts or [()] * len(samples)
     return [
-        Reply(client, n, tensors(generator), label_counts=tuple(of_classes))
+        Reply(client, n, tensors(generator), label_counts=tuple(of_classes), weight=WEIGHTS[weights](n))
         for client, (n, of_classes) in enumerate(zip(samples, counts, strict=True))
     ]
 
@@ -132,13 +136,15 @@ def current():
     return tensors(torch.Generator().manual_seed(99)) | {"tail.weight": torch.ones(2)}
 
 
-WEIGHTS = {"samples": float, "uniform": lambda n: 1.0, "sqrt": math.sqrt}
+def average(start, got):
+    """The server's tensors after a round of federated averaging."""
+    return aggregate(FedAvg(Settings(), 0), start, got, {})[0]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_the_average_is_weighted_by_samples_equally_or_by_their_root(weights):
-    got, start = replies([10, 20, 70]), current()
-    averaged = average(start, got, StrategySettings(weights=weights))
+    got, start = replies([10, 20, 70], weights=weights), current()
+    averaged = average(start, got)
     each = [WEIGHTS[weights](reply.samples) for reply in got]
     for name in ("head2.weight", "head2.bias", "early.means"):
         for place in range(start[name].numel()):
@@ -152,16 +158,15 @@ def test_the_average_is_weighted_by_samples_equally_or_by_their_root(weights):
 @hypothesis_settings(deadline=None, max_examples=40)
 def test_the_order_in_which_replies_arrive_changes_no_bit(order, weights, seed, by_class):
     counts = [[client, 2 * client, 7] for client in range(6)] if by_class else None
-    got = replies([1, 3, 10, 17, 1000, 12345], counts, seed)
-    settings = StrategySettings(weights=weights)
-    expected, averaged = average(current(), got, settings), average(current(), [got[i] for i in order], settings)
+    got = replies([1, 3, 10, 17, 1000, 12345], counts, seed, weights)
+    expected, averaged = average(current(), got), average(current(), [got[i] for i in order])
     assert all(torch.equal(averaged[name], expected[name]) for name in expected)
 
 
 def test_what_no_client_sent_stays_and_integers_are_never_averaged():
     start = current()
     before = {name: tensor.clone() for name, tensor in start.items()}
-    averaged = average(start, replies([1, 2]), StrategySettings())
+    averaged = average(start, replies([1, 2]))
     assert averaged.keys() == start.keys()
     assert torch.equal(averaged["tail.weight"], before["tail.weight"])
     assert torch.equal(averaged["head2.num_batches_tracked"], before["head2.num_batches_tracked"])
@@ -171,15 +176,15 @@ def test_what_no_client_sent_stays_and_integers_are_never_averaged():
 
 def test_one_reply_is_its_own_average():
     (only,) = got = replies([17])
-    averaged = average(current(), got, StrategySettings())
+    averaged = average(current(), got)
     assert all(torch.equal(averaged[name], only.tensors[name]) for name in only.tensors if "tracked" not in name)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_in_the_warm_start_each_class_of_the_mixture_is_averaged_by_its_images(weights):
     counts = [[5, 0, 0], [15, 4, 0], [0, 12, 0]]
-    got, start = replies([5, 19, 12], counts), current()
-    averaged = average(start, got, StrategySettings(weights=weights))
+    got, start = replies([5, 19, 12], counts, weights=weights), current()
+    averaged = average(start, got)
     for name in ("early.means", "early.log_weights"):
         for c in range(3):
             held = sum(of_client[c] for of_client in counts)
@@ -198,7 +203,7 @@ def test_in_the_warm_start_each_class_of_the_mixture_is_averaged_by_its_images(w
 
 def test_without_replies_there_is_no_average():
     with pytest.raises(ValueError, match="no replies"):
-        average(current(), [], StrategySettings())
+        average(current(), [])
 
 
 # Messages

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import chain, count, islice
 
 import numpy as np
 import torch
@@ -63,12 +64,17 @@ class ClientShard:
         return torch.from_numpy(smoothed_shares(self.label_counts)).float()
 
     def epochs(self, settings: Settings, round: int) -> list[Batches]:
-        """The batches of each epoch that a client trains in a round: the same whatever it trains."""
+        """The batches of each epoch that a client trains in a round, the same whatever it trains: `train.local_epochs`
+        passes over its images, or where `train.local_steps` says how many steps there are one epoch of so many."""
         train = settings.train
-        rngs = [
-            np.random.default_rng([settings.seed, self.client, round, epoch]) for epoch in range(train.local_epochs)
-        ]
-        return [training_batches(self.dataset, self.shard.train, train.batch_size, rng) for rng in rngs]
+
+        def epoch(number: int) -> Batches:
+            rng = np.random.default_rng([settings.seed, self.client, round, number])
+            return training_batches(self.dataset, self.shard.train, train.batch_size, rng)
+
+        if train.local_steps:
+            return [islice(chain.from_iterable(map(epoch, count())), train.local_steps)]
+        return [epoch(number) for number in range(train.local_epochs)]
 
 
 def open_shard(settings: Settings, client: int) -> ClientShard:

@@ -18,6 +18,8 @@ def at_client(
     order: Order, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, kept: Tensors
 ) -> AtClient:
     """The strategy of the order for these parameters; `kept` is on the client's disk beside its own parts."""
+    if not parameters:  # nothing is averaged
+        return AtClient({}, optimiser)
     own = tensor_file.part(f"strategy.{order.stage}", kept)
     return strategy_of(order.settings, order.round).at_client(parameters, optimiser, order.beside, own)
 

@@ -7,9 +7,11 @@ import torch
 from clients import private_state
 from clients.shard import ClientShard, open_shard
 from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state, trainable, without_strategy
+from fed_rebel import tensor_file
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
+from fed_rebel.training.drift import clip, pull
 from fed_rebel.training.stages import (
     Distillation,
     FineTuning,
@@ -73,7 +75,10 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
     shard.compute.place(model)
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     fit_early(model, shard.dataset, shard.shard.train, shard.compute)
-    private_state.save(Path(order.run), order.round, shard.client, on_cpu(model.parts(*PRIVATE)))
+    own = model.parts(*PRIVATE)
+    if order.settings.train.head1_pull:
+        own |= {f"warm.{name}": tensor.clone() for name, tensor in model.parts("head1").items()}
+    private_state.save(Path(order.run), order.round, shard.client, on_cpu(own))
     return Reply(shard.client, shard.samples)
 
 
@@ -95,8 +100,12 @@ def _distill(order: Order, shard: ClientShard) -> Reply:
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
     optimiser = _optimiser(order, model, stage, kept)
+    if settings.train.head1_pull and "head1" in trained:
+        warm = {name: tensor.to(shard.compute.device) for name, tensor in tensor_file.part("warm", kept).items()}
+        pull(optimiser, trainable(model, ["head1"]), warm, settings.train.head1_pull)
     strategy = at_client(order, trainable(model, sent), optimiser, kept)
-    losses = _run_distillation(order, shard, model, stage, optimiser)
+    present = shard.present if settings.train.mask_absent else None
+    losses = _run_distillation(order, shard, model, stage, optimiser, present)
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
         fit_early(model, shard.dataset, shard.shard.train, shard.compute)
@@ -138,9 +147,11 @@ def _run_distillation(
 
 
 def _optimiser(order: Order, model: Rebel, stage: Distillation | FineTuning, kept: Tensors) -> torch.optim.Optimizer:
-    optimiser = stage.optimiser(model)
-    if order.settings.train.keep_optimisers:
+    train, optimiser = order.settings.train, stage.optimiser(model)
+    if train.keep_optimisers:
         checkpoint.take_up(model, optimiser, kept)
+    if train.clip:
+        clip(optimiser, train.clip)
     return optimiser
 
 

@@ -12,6 +12,7 @@ from clients.training import mean, statistics_move
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
+from fed_rebel.training.drift import clip
 from fed_rebel.training.stages import FineTuning, train_whole
 from strategy.messages import Order, Reply, Stage
 from strategy.whole_model import shared_names
@@ -46,6 +47,8 @@ def _train(order: Order, shard: ClientShard) -> Reply:
     optimiser = stage.optimiser(model)
     if settings.train.keep_optimisers:
         checkpoint.take_up(model, optimiser, kept)
+    if settings.train.clip:
+        clip(optimiser, settings.train.clip)
     names = shared_names(model, settings)
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     strategy = at_client(order, parameters, optimiser, kept)

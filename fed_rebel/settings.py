@@ -155,6 +155,8 @@ class Train(_Section):
     """What a client does in a round."""
 
     local_epochs: Positive = 1
+    local_steps: Count = 0
+    """As many steps in a round at every client, in place of epochs; 0: epochs."""
     batch_size: Positive = 64
     warm_start_rate: Rate = 3e-3
     """Adam's learning rate in warm-start rounds."""
@@ -170,6 +172,12 @@ class Train(_Section):
     """Keep what a client's optimisers remember from round to round, privately, instead of starting them afresh."""
     logit_adjustment: bool = True
     """Add the log of the client's label shares to the logits of the cross-entropy that trains a shared last layer."""
+    clip: Weight = 0.0
+    """Shorten a step's gradient to this norm where it is longer; 0: leave it."""
+    head1_pull: Weight = 0.0
+    """Draw Head1 back to the warm start's: weight of half its squared distance in the joint loss."""
+    mask_absent: bool = False
+    """Leave classes that a client has no image of out of its mixture's denominator in distillation too."""
 
 
 STRATEGIES = ("fedavg", "fedprox", "fednova", "scaffold", "feddyn")
@@ -269,6 +277,11 @@ class Settings(_Section):
             raise ValueError(
                 f"rounds.warm_start = {self.rounds.warm_start}: method = '{self.method}' trains the base model alone, "
                 "which needs no warm start; allowed: 0, or method = 'rebel'"
+            )
+        if self.train.head1_pull and (self.method != "rebel" or self.head1 == "frozen"):
+            raise ValueError(
+                f"train.head1_pull = {self.train.head1_pull}: no client trains a Head1 with method = '{self.method}', "
+                f"head1 = '{self.head1}'; allowed: 0, or head1 = 'local'"
             )
         if self.strategy.name == "feddyn" and not self.strategy.mu:
             raise ValueError("strategy.mu = 0.0: strategy.name = 'feddyn' divides by it; allowed: above 0")

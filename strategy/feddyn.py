@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.drift import pull
 from strategy.averaging import weight_shares, weighted_mean
 from strategy.fedavg import AtClient, FedAvg
-from strategy.fedprox import Proximal
 from strategy.messages import Reply
 
 
@@ -40,23 +40,27 @@ class FedDyn(FedAvg):
         return moved, h
 
 
-class _Dynamic(Proximal):
+class _Dynamic(AtClient):
     """Adds - g_i + mu (w - w_0) to the gradient of each step. In a client's first round g_i is 0."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, mu: float, kept: Tensors
     ) -> None:
-        super().__init__(parameters, optimiser, mu)
-        self.own = {name: kept[name].to(start.device) for name, start in self.start.items() if name in kept}
+        super().__init__(parameters, optimiser)
+        self.mu = mu
+        self.sent = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.own = {n: kept[n].to(p.device) if n in kept else torch.zeros_like(p) for n, p in parameters.items()}
+        pull(optimiser, parameters, self.sent, mu)
 
     def before_step(self) -> None:
-        """g - g_i + mu (w - w_0)."""
-        super().before_step()
-        for name, own in self.own.items():
-            if (grad := self.parameters[name].grad) is not None:
-                grad.sub_(own)
+        """g - g_i."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parameter.grad.sub_(self.own[name])
 
     def kept(self) -> Tensors:
         """g_i - mu (w_i - w_0): the local loss's gradient where the client has come to rest."""
-        changes = {name: self.parameters[name].detach() - start for name, start in self.start.items()}
-        return {name: self.own.get(name, torch.zeros_like(c)) - self.mu * c for name, c in changes.items()}
+        return {
+            name: self.own[name] - self.mu * (parameter.detach() - self.sent[name])
+            for name, parameter in self.parameters.items()
+        }

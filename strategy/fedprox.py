@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.drift import pull
 from strategy.fedavg import AtClient, FedAvg
 
 
@@ -16,19 +17,6 @@ class FedProx(FedAvg):
         self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, beside: Tensors, kept: Tensors
     ) -> AtClient:
         """With the gradient of the proximal term."""
-        return Proximal(parameters, optimiser, self.settings.strategy.mu)
-
-
-class Proximal(AtClient):
-    """Adds mu (w - w_0) to the gradient of each step: w_0 is where the parameters stand when this is made."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, mu: float) -> None:
-        super().__init__(parameters, optimiser)
-        self.mu = mu
-        self.start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-
-    def before_step(self) -> None:
-        """g + mu (w - w_0)."""
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - self.start[name], alpha=self.mu)
+        sent = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        pull(optimiser, parameters, sent, self.settings.strategy.mu)
+        return AtClient(parameters, optimiser)

@@ -1,5 +1,6 @@
 """A client's side of each of ReBEL's stages."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ def train(order: Order, client: int) -> Reply:
         return _private_start(order, shard)
     if order.stage is Stage.FINETUNE:
         return _finetune(order, shard)
+    if order.stage is Stage.NEWCOMERS:
+        return _newcomer(order, shard)
     return _distill(order, shard)
 
 
@@ -80,6 +83,12 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
         own |= {f"warm.{name}": tensor.clone() for name, tensor in model.parts("head1").items()}
     private_state.save(Path(order.run), order.round, shard.client, on_cpu(own))
     return Reply(shard.client, shard.samples)
+
+
+def _newcomer(order: Order, shard: ClientShard) -> Reply:
+    _private_start(order, shard)
+    shared = {name: tensor for name, tensor in order.tensors.items() if name.split(".", 1)[0] in SHARED}
+    return _distill(replace(order, tensors=shared), shard)
 
 
 def _distill(order: Order, shard: ClientShard) -> Reply:

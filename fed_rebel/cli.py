@@ -311,6 +311,9 @@ def _report(run: Path) -> None:
     page = write_report(run)
     console = Console()
     console.print(clients_table(pd.read_csv(run / "clients.csv")))
+    if (run / "newcomers.csv").is_file():
+        console.print("\nnewcomers, who trained once, after the others")
+        console.print(clients_table(pd.read_csv(run / "newcomers.csv")))
     console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -4,7 +4,7 @@
     <run>/shared.safetensors -> current/shared.safetensors
     <run>/private            -> current/private
     <run>/current            -> rounds/<n>, the last finished round
-    <run>/clients.csv, predictions.parquet, report.html, figures/   at the end
+    <run>/clients.csv, newcomers.csv, predictions.parquet, report.html, figures/   at the end
 
 A round is written into `rounds/<n>` and becomes current by one rename of the link `current`: a kill at any moment
 loses at most the round that was running.
@@ -151,8 +151,13 @@ class RunDirectory:
         whole = [json.loads(line) for line in lines if line.endswith("}")]
         return [row for row in whole if row["round"] < self.rounds_done]
 
-    def write_results(self, clients: pd.DataFrame, predictions: pd.DataFrame) -> None:
-        """`predictions.parquet`, then `clients.csv`, whose presence says that the run is finished."""
+    def write_results(
+        self, clients: pd.DataFrame, predictions: pd.DataFrame, newcomers: pd.DataFrame | None = None
+    ) -> None:
+        """`predictions.parquet`, `newcomers.csv` where there are some, then `clients.csv`, whose presence says that the
+        run is finished. A newcomer has the columns of a client, and is in none of the other files."""
+        if newcomers is not None and len(newcomers):
+            files.replace(self.path / "newcomers.csv", newcomers.to_csv(index=False).encode())
         files.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
         files.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
 

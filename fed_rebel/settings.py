@@ -53,6 +53,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Weight = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Data(_Section):
@@ -77,9 +78,16 @@ class PartitionSettings(_Section):
     """Training images a client (their mean where quantity is skewed); 0: all there are."""
     classes: Positive = 5
     """Classes a client, for `shards`."""
+    newcomers: Count = 0
+    """So many of the clients, the last ones, are met when training is over: each trains its private part once."""
     quantity: Literal["equal", "dirichlet", "log-normal"] = "equal"
     quantity_skew: Annotated[float, Field(gt=0, le=1e4)] = 1.0
     """Concentration of the Dirichlet sizes, or sigma of the log-normal ones."""
+
+    @property
+    def members(self) -> int:
+        """The clients that the federation is trained with, which come first; the others are newcomers."""
+        return self.clients - self.newcomers
 
 
 class Base(_Section):
@@ -200,6 +208,18 @@ class StrategySettings(_Section):
     """How strongly `fedprox` draws a client back to the server's parameters, and `feddyn`'s alpha."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round."""
+    least: Positive = 1
+    """At least so many train in a round, or all where there are fewer."""
+    min_replies: Positive = 1
+    """A round goes on with so many good replies, and the run fails with fewer."""
+    sampling: Literal["uniform", "size"] = "uniform"
+    """Every client is as likely to be chosen, or in proportion to its images."""
+    dropout: Probability = 0.0
+    """Simulated: the probability that a chosen client does not train in a round."""
+    late: Probability = 0.0
+    """Simulated: the probability that a client's reply comes after its round."""
+    late_replies: Literal["drop", "next"] = "drop"
+    """A late reply is dropped, or its change is used in the next round of the stage."""
 
 
 class Engine(_Section):
@@ -277,6 +297,16 @@ class Settings(_Section):
             raise ValueError(
                 f"rounds.warm_start = {self.rounds.warm_start}: method = '{self.method}' trains the base model alone, "
                 "which needs no warm start; allowed: 0, or method = 'rebel'"
+            )
+        if self.partition.newcomers and self.method != "rebel":
+            raise ValueError(
+                f"partition.newcomers = {self.partition.newcomers}: method = '{self.method}' has no private part "
+                "that a newcomer could start; allowed: 0, or method = 'rebel'"
+            )
+        if self.partition.members < 1:
+            raise ValueError(
+                f"partition.newcomers = {self.partition.newcomers}: of partition.clients = {self.partition.clients} at "
+                f"least one must take part in training; allowed: 0 to {self.partition.clients - 1}"
             )
         if self.train.head1_pull and (self.method != "rebel" or self.head1 == "frozen"):
             raise ValueError(

@@ -29,7 +29,7 @@ class FedDyn(FedAvg):
         """h - mu |S| / N mean(w_i - w_0), and mean(w_i) - h / mu."""
         mu = self.settings.strategy.mu
         shares = weight_shares(replies)
-        part = len(replies) / self.settings.partition.clients
+        part = len(replies) / self.settings.partition.members
         moved, h = {}, {}
         for name, before in current.items():
             change = weighted_mean([reply.tensors[name].double() - before.double() for reply in replies], shares)

@@ -25,6 +25,8 @@ class Stage(StrEnum):
     """Head1 and early classifier once more, against the averaged Head2; nothing averaged."""
     FINETUNE = "finetune"
     """Head2 and Tail on cross-entropy; both averaged."""
+    NEWCOMERS = "newcomers"
+    """Each newcomer takes the warm start's private parts and its own label prior, and trains them once."""
     WHOLE = "whole"
     """The whole base model on cross-entropy, in the place of the three above; averaged as far as `method` shares it."""
 

@@ -50,6 +50,8 @@ class Rebel:
 
     def sent(self, stage: Stage, state: Tensors) -> Tensors:
         """The parts that a stage trains or needs and a client does not have."""
+        if stage is Stage.NEWCOMERS:  # the private parts as everybody began with them
+            state = WarmStart.from_tensors(tensor_file.read(self.kept)).tensors | state
         return _only(sent_parts(stage, self.settings.head1), state)
 
     def shared(self, state: Tensors) -> Tensors:
@@ -78,6 +80,7 @@ def sent_parts(stage: Stage, head1: str) -> tuple[str, ...]:
         Stage.DISTILL: ("head2", *shared_head1),
         Stage.PRIVATE_PASS: ("head2", *shared_head1),
         Stage.FINETUNE: evaluated_parts(head1),
+        Stage.NEWCOMERS: (*PRIVATE, "head2"),
     }[stage]
 
 

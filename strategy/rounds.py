@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
-import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -38,13 +37,6 @@ class Exchange:
     """To each client."""
     bytes_up: Mapping[int, int]
     """From each client with a good reply."""
-
-
-def choose_clients(clients: int, fraction: float, seed: int, number: int) -> list[int]:
-    """The clients that train in a round: at least one, by our own generator, so that a run can be repeated."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, number], spawn_key=tuple(b"clients")))
-    chosen = rng.choice(clients, size=max(1, round(fraction * clients)), replace=False)
-    return sorted(chosen.tolist())
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Scaffold(FedAvg):
     def aggregate(self, current: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:
         """The mean of the parameters, and c + |S| / N times the mean change of the control variates."""
         moved, _ = super().aggregate(current, replies, memory)
-        shares = weight_shares(replies) * len(replies) / self.settings.partition.clients
+        shares = weight_shares(replies) * len(replies) / self.settings.partition.members
         changes = {name: weighted_mean([reply.beside[name] for reply in replies], shares) for name in current}
         return moved, {
             name: (memory[name] + change if name in memory else change).float() for name, change in changes.items()

@@ -16,11 +16,13 @@ from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.setup import prepare, target_of
 from partitions import Partition
+from strategy import late
 from strategy.messages import Order, Stage
 from strategy.method import Method
+from strategy.participation import Participation, draw
 from strategy.plan import Round, plan
 from strategy.rebel import Rebel
-from strategy.rounds import Clients, Exchange, Fault, RunFailed, choose_clients
+from strategy.rounds import Clients, Exchange, Fault, RunFailed
 from strategy.strategies import aggregate, strategy_of
 from strategy.whole_model import WholeModel
 
@@ -81,11 +83,8 @@ class Server:
         self, step: Round, rounds: int, state: Tensors, memory: Tensors, method: Method, clients: Clients
     ) -> tuple[Tensors, Tensors]:
         began = time.monotonic()
-        everyone = list(range(self.settings.partition.clients))
-        trainees = everyone
-        if not step.everyone:
-            trainees = choose_clients(len(everyone), self.settings.strategy.fraction, self.settings.seed, step.number)
-        self.watcher.round_began(step.number, rounds, step.stage, len(trainees) + len(everyone) * step.evaluate)
+        there, who = self._clients(step)
+        self.watcher.round_began(step.number, rounds, step.stage, len(who.trained) + len(there) * step.evaluate)
         self.run.begin_round(step.number)
         if step.stage is Stage.PRIVATE_START:
             method.private_start(state)
@@ -96,19 +95,28 @@ class Server:
             return clients.exchange(whom, order, kind, self.watcher.replied)
 
         strategy = strategy_of(self.settings, step.number)
-        trained = ask("train", trainees, method.sent(step.stage, state), strategy.beside(memory))
+        waiting, memory = late.take(memory, state)
+        trained = ask("train", who.trained, method.sent(step.stage, state), strategy.beside(memory))
         for fault in trained.faults:
             self.watcher.fault(step.number, fault)
-        rows = _training_rows(step, trained)
+        rows = _training_rows(step, trained, who)
         if trained.replies[0].tensors:
-            state, memory = aggregate(strategy, state, trained.replies, memory)
+            on_time = [reply for reply in trained.replies if reply.client not in who.late]
+            come_late = [reply for reply in trained.replies if reply.client in who.late]
+            sent = state
+            state, memory = aggregate(strategy, sent, waiting + on_time, memory)
+            # The warm start's mixture is averaged by label counts, which are not kept.
+            if self.settings.strategy.late_replies == "next" and step.stage is not Stage.WARM_START:
+                memory = memory | late.keep(come_late, sent)
         if step.stage is Stage.PRIVATE_START:
             _refuse_faults(step, trained)
             state = method.shared(state)
         if step.evaluate:
-            evaluated = ask("evaluate", everyone, method.shared(state), {})
+            evaluated = ask("evaluate", there, method.shared(state), {})
             _refuse_faults(step, evaluated)
             rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
+            if step.stage is Stage.NEWCOMERS:  # the others are as they were after the round before
+                rows = [row for row in rows if row["client"] in who.trained]
             balanced = method.balanced_accuracy(state)
             if balanced is not None:
                 rows.append({"round": step.number, "stage": step.stage, "client": None, "balanced_acc": balanced})
@@ -118,12 +126,31 @@ class Server:
         self.watcher.round_ended(rows)
         return state, memory
 
+    def _clients(self, step: Round) -> tuple[list[int], Participation]:
+        """The clients there are after a round, and those that train in it."""
+        partition = self.settings.partition
+        members = list(range(partition.members))
+        if step.stage is Stage.NEWCOMERS:
+            newcomers = list(range(partition.members, partition.clients))
+            return members + newcomers, Participation(newcomers, [], [])
+        if step.everyone:
+            return members, Participation(members, [], [])
+        shards = prepare(self.settings).partition.shards
+        return members, draw(self.settings, {client: len(shards[client].train) for client in members}, step.number)
+
     def _measure(self, number: int) -> pd.DataFrame:
+        """The rows of all clients; a threshold that they share is calibrated without newcomers for the others."""
         records, predictions = self.run.evaluations(number)
-        exits = self.settings.exits
-        target = target_of(self.settings)
-        server = server_answers(exits.model_dump())
-        return client_rows(records, predictions, target, server=server, by_class=exits.by_class, pool=exits.pooled)
+        exits, members = self.settings.exits, self.settings.partition.members
+        newcomers = [record for record in records if record["client"] >= members]
+
+        def rows_of(some: Rows, answers: pd.DataFrame) -> pd.DataFrame:
+            server = server_answers(exits.model_dump())
+            target = target_of(self.settings)
+            return client_rows(some, answers, target, server=server, by_class=exits.by_class, pool=exits.pooled)
+
+        measured = rows_of(records[: len(records) - len(newcomers)], predictions[predictions["client"] < members])
+        return pd.concat([measured, rows_of(newcomers, predictions)], ignore_index=True) if newcomers else measured
 
     def _write_results(self, last: Round) -> None:
         clients = self._measure(last.number)
@@ -136,10 +163,14 @@ class Server:
         clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", local_acc_start)
         clients["partition"] = Partition.load(self.run.path / "partition.npz").fingerprint
         _, predictions = self.run.evaluations(last.number)
-        self.run.write_results(clients, predictions)
+        members = self.settings.partition.members
+        newcomers = clients[clients["client"] >= members]
+        self.run.write_results(
+            clients[clients["client"] < members], predictions[predictions["client"] < members], newcomers
+        )
 
 
-def _training_rows(step: Round, trained: Exchange) -> Rows:
+def _training_rows(step: Round, trained: Exchange, who: Participation) -> Rows:
     about = {"round": step.number, "stage": str(step.stage)}
     rows: Rows = [
         about
@@ -149,6 +180,10 @@ def _training_rows(step: Round, trained: Exchange) -> Rows:
         for reply in trained.replies
     ]
     rows += [about | {"client": fault.client, "fault": fault.reason} for fault in trained.faults]
+    rows += [about | {"client": client, "fault": "did not train (strategy.dropout)"} for client in who.failed]
+    for row in rows:
+        if row["client"] in who.late:
+            row["late"] = True
     return sorted(rows, key=lambda row: row["client"])
 
 

@@ -22,7 +22,8 @@ from fed_rebel.training.setup import prepare
 from fed_rebel.training.warm_start import WarmStart
 from partitions import Partition, gini, label_histogram, smoothed_shares
 from strategy.messages import Order, Stage
-from strategy.rounds import RunFailed, choose_clients
+from strategy.participation import choose_clients
+from strategy.rounds import RunFailed
 
 # The rounds of the tiny settings.
 WARM_START, PRIVATE_START, DISTILL, PRIVATE_PASS, FINETUNE = range(5)
@@ -465,7 +466,7 @@ def test_who_does_not_train_in_a_round_keeps_its_private_state(federate, tiny_se
     federated = federate(settings, tmp_path / "run", read)
     rows = federated.run.rows()
     for number in (DISTILL, DISTILL + 1):
-        chosen = choose_clients(3, 0.5, settings.seed, number)
+        chosen = choose_clients(settings, dict.fromkeys(CLIENTS, 40), number)
         assert [row["client"] for row in rows if row["round"] == number] == chosen
         changed = [client for client in CLIENTS if after[number][client] != after[number - 1][client]]
         assert changed == chosen

@@ -1,6 +1,7 @@
 """The server's decisions: which rounds, over whom, how replies are averaged, and what messages hold."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from fed_rebel import tensor_file
 from fed_rebel.settings import Settings
 from strategy.fedavg import FedAvg
+from strategy.late import keep, take
 from strategy.messages import Hello, Order, Reply, Stage, size
+from strategy.participation import choose_clients, draw
 from strategy.plan import plan
 from strategy.rebel import evaluated_parts, sent_parts
-from strategy.rounds import choose_clients
 from strategy.strategies import aggregate
 
 # The rounds
@@ -87,24 +90,86 @@ def test_nothing_private_is_sent_after_the_private_start(head1):
 # Who takes part
 
 
-@given(st.integers(1, 300), st.floats(0.001, 1), st.integers(0, 2**40), st.integers(0, 500))
+def strategy_settings(seed=0, clients=10, **changes):
+    return Settings.from_flat(
+        {"seed": seed, "partition.clients": clients} | {f"strategy.{key}": value for key, value in changes.items()}
+    )
+
+
+def alike(clients):
+    return dict.fromkeys(range(clients), 20)
+
+
+@given(st.integers(1, 300), st.floats(0.001, 1), st.integers(1, 20), st.integers(0, 2**40), st.integers(0, 500))
 @hypothesis_settings(deadline=None)
-def test_a_fraction_of_the_clients_trains_and_at_least_one(clients, fraction, seed, number):
-    chosen = choose_clients(clients, fraction, seed, number)
-    assert len(chosen) == max(1, round(fraction * clients))
+def test_a_fraction_of_the_clients_trains_and_at_least_so_many(clients, fraction, least, seed, number):
+    settings = strategy_settings(seed, clients, fraction=fraction, least=least)
+    chosen = choose_clients(settings, alike(clients), number)
+    assert len(chosen) == min(clients, max(least, round(fraction * clients)))
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= set(range(clients))
-    assert chosen == choose_clients(clients, fraction, seed, number)
+    assert chosen == choose_clients(settings, alike(clients), number)
 
 
 def test_all_train_unless_the_fraction_says_otherwise():
-    assert choose_clients(7, 1.0, 0, 0) == list(range(7))
+    assert choose_clients(strategy_settings(clients=7), alike(7), 0) == list(range(7))
 
 
 def test_every_client_gets_its_turn_and_other_seeds_choose_others():
-    turns = [tuple(choose_clients(10, 0.3, 0, number)) for number in range(60)]
-    assert set().union(*turns) == set(range(10))
-    assert turns != [tuple(choose_clients(10, 0.3, 1, number)) for number in range(60)]
+    def turns(seed):
+        return [tuple(choose_clients(strategy_settings(seed, fraction=0.3), alike(10), n)) for n in range(60)]
+
+    assert set().union(*turns(0)) == set(range(10))
+    assert turns(0) != turns(1)
+
+
+def test_sampling_by_size_chooses_a_client_as_often_as_it_has_images():
+    settings = strategy_settings(clients=4, fraction=0.25, sampling="size")
+    sizes = {0: 10, 1: 20, 2: 30, 3: 140}
+    times = Counter(client for number in range(4000) for client in choose_clients(settings, sizes, number))
+    for client, images in sizes.items():
+        # Within four standard deviations of a binomial count.
+        p = images / 200
+        assert abs(times[client] - 4000 * p) < 4 * math.sqrt(4000 * p * (1 - p))
+
+
+@given(st.floats(0, 0.99), st.floats(0, 0.99), st.integers(1, 12), st.floats(0.1, 1), st.integers(0, 99))
+@hypothesis_settings(deadline=None)
+def test_simulated_failures_leave_as_many_replies_as_a_round_needs(dropout, late, min_replies, fraction, number):
+    changes = {"dropout": dropout, "late": late, "min_replies": min_replies, "fraction": fraction}
+    settings = strategy_settings(**changes)
+    who = draw(settings, alike(10), number)
+    chosen = choose_clients(settings, alike(10), number)
+    assert sorted(who.on_time + who.late + who.failed) == chosen
+    assert who.trained == sorted(who.on_time + who.late)
+    assert len(who.on_time) >= min(min_replies, len(chosen))
+    assert who == draw(settings, alike(10), number)
+
+
+def test_clients_fail_and_are_late_as_often_as_the_settings_say():
+    settings = strategy_settings(dropout=0.2, late=0.5)
+    rounds = [draw(settings, alike(10), number) for number in range(500)]
+    failed = sum(len(who.failed) for who in rounds) / 5000
+    late = sum(len(who.late) for who in rounds) / sum(len(who.trained) for who in rounds)
+    assert failed == pytest.approx(0.2, abs=0.025)
+    assert late == pytest.approx(0.5, abs=0.03)
+    nobody = draw(strategy_settings(), alike(10), 0)
+    assert (nobody.failed, nobody.late) == ([], [])
+
+
+def test_a_late_reply_changes_the_next_round_s_tensors_as_it_changed_its_own(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    sent = {"head2.weight": torch.randn(2, 3, generator=generator), "tail.weight": torch.ones(2)}
+    change = torch.randn(2, 3, generator=generator)
+    beside = {"head2.weight": torch.ones(2, 3)}
+    reply = Reply(4, 17, {"head2.weight": sent["head2.weight"] + change}, weight=2.5, beside=beside)
+    tensor_file.write(tmp_path / "memory.safetensors", {"own": torch.ones(1)} | keep([reply], sent))
+    now = {"head2.weight": torch.randn(2, 3, generator=generator)}
+    (came,), memory = take(tensor_file.read(tmp_path / "memory.safetensors"), now)
+    torch.testing.assert_close(came.tensors["head2.weight"], now["head2.weight"] + change)
+    assert (came.client, came.samples, came.weight) == (4, 17, 2.5)
+    assert torch.equal(came.beside["head2.weight"], beside["head2.weight"])
+    assert memory.keys() == {"own"}
 
 
 # Averages

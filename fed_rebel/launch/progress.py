@@ -24,6 +24,7 @@ STAGES = {
     "distill": "distillation",
     "private_pass": "private pass",
     "finetune": "fine-tuning",
+    "newcomers": "newcomers",
     "whole": "whole model",
 }
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fed_rebel.report import write_report
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import SettingsError
 from fed_rebel.training.setup import prepare
@@ -90,6 +91,13 @@ def test_newcomers_are_measured_on_their_own(joined):
     assert set(pd.read_parquet(joined.run.path / "predictions.parquet")["client"]) == {0, 1}
     rows = pd.DataFrame(joined.run.rows())
     assert set(rows.loc[rows["stage"] == "newcomers", "client"].dropna()) == {2, 3}
+
+
+def test_the_report_tells_of_newcomers(joined):
+    page = write_report(joined.run.path).read_text(encoding="utf-8")
+    newcomers = pd.read_csv(joined.run.path / "newcomers.csv")
+    assert "2 newcomers, met when training was over" in page
+    assert f"{100 * newcomers['remote_acc'].mean():.1f}\N{NO-BREAK SPACE}% by the server" in page
 
 
 def test_a_newcomer_starts_from_the_warm_start_and_trains_once(joined):

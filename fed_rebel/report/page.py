@@ -57,6 +57,7 @@ def page(record: RunRecord, curves: ClientCurves) -> str:
         fingerprint=html.escape(record.fingerprint),
         settings=html.escape(tomli_w.dumps(record.settings)),
         sentence=sentence(over_clients["mean"]),
+        newcomers=_newcomers(record),
         tiles="\n".join(_tiles(record, over_clients["mean"])),
         groups="".join(_group_cells()),
         head="".join(
@@ -90,6 +91,20 @@ def sentence(means: "pd.Series[float]") -> str:
     return (
         f"At a mean Gini of {index(means['gini'])} the clients answer {_percent(means['coverage'])} of their queries "
         f"alone, {over_remote}, and {over_local}."
+    )
+
+
+def _newcomers(record: RunRecord) -> str:
+    """What became of those that were met when training was over; empty where there are none."""
+    if record.newcomers.empty:
+        return ""
+    means = summarise(record.newcomers)["mean"]
+    local = "" if math.isnan(means["local_acc"]) else f"{_percent(means['local_acc'])} alone, "
+    who = "1 newcomer" if len(record.newcomers) == 1 else f"{len(record.newcomers)} newcomers"
+    return (
+        f"<p>{who}, met when training was over, at a mean Gini of {index(means['gini'])}: {local}"
+        f"{_percent(means['remote_acc'])} by the server, {_percent(means['overall_acc'])} together "
+        "(<code>newcomers.csv</code>; in none of the figures).</p>"
     )
 
 

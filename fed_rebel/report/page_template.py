@@ -22,6 +22,7 @@ PAGE = Template(
 </header>
 <main>
 <p class="sentence">$sentence</p>
+$newcomers
 <dl class="tiles">
 $tiles
 </dl>

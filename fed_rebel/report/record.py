@@ -38,6 +38,7 @@ class RunRecord:
     fingerprint: str  # of the partition
     histograms: NDArray[np.int64]  # [clients, C] training images of each class, rows as in `clients`
     clients: pd.DataFrame  # clients.csv, and `gain_from_server`: overall minus local accuracy
+    newcomers: pd.DataFrame  # newcomers.csv, empty where there is none
     predictions: pd.DataFrame  # predictions.parquet
     queries: Queries  # of its test rows
     rounds: pd.DataFrame  # rounds.jsonl, see `read_rounds`
@@ -90,6 +91,7 @@ def read_run(run: Path) -> RunRecord:
         fingerprint=partition.fingerprint,
         histograms=_histograms(partition, named),
         clients=clients,
+        newcomers=_read(run / "newcomers.csv", pd.read_csv) if (run / "newcomers.csv").exists() else clients.iloc[:0],
         predictions=predictions,
         queries=queries_of(predictions, clients, exits, partition.classes),
         rounds=read_rounds(run / "rounds.jsonl"),

@@ -2,11 +2,11 @@
 
     python examples/strategy_table.py runs/strategies/*
 
-All runs have the same seeds and partitions; a row is named by what it changes of the default settings. Accuracies are in per
-cent: "shared" is Head2 + Tail through the warm start's Head1 on the balanced test set, "own heads" through the clients'
-own Head1s on it, the others on the clients' own test images. `+-` is the standard deviation over seeds; in brackets is
-the difference from `fedavg` weighted by samples on the same seeds, in points, with its 95 % interval where there are
-several seeds.
+All runs have the same seeds and partitions; a row is named by what it changes of the default settings. Accuracies are
+in per cent: "shared" is Head2 + Tail through the warm start's Head1 on the balanced test set, "own heads" through the
+clients' own Head1s on it, the others on the clients' own test images. `+-` is the standard deviation over seeds; in
+brackets is the difference from `fedavg` weighted by samples on the same seeds, in points, with its 95 % interval where
+there are several seeds.
 """
 
 import sys

@@ -93,11 +93,14 @@ def tiny_settings(tiny_changes):
 
 
 class RecordingGrid(InlineGrid):
-    """Keeps every message, in the order in which the server sent and got them."""
+    """Keeps every message, in the order in which the server sent and got them; `shuffled`, replies of a round come all
+    at once, in an order drawn anew each time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shuffled: bool = False) -> None:
         super().__init__(client_app, settings.partition.clients, clients_at_once(settings))
         self.messages: list[Message] = []
+        self._shuffled = np.random.default_rng() if shuffled else None
+        self._held: list[Message] = []
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
@@ -106,6 +109,11 @@ class RecordingGrid(InlineGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         replies = list(super().pull_messages(message_ids))
+        if self._shuffled is not None:
+            self._held += replies
+            everything = len(self._held) == len(list(message_ids))
+            replies = [self._held[i] for i in self._shuffled.permutation(len(self._held))] if everything else []
+            self._held = [] if everything else self._held
         self.messages += replies
         return replies
 
@@ -153,8 +161,9 @@ def _go_on(
     settings: Settings,
     after_round: AfterRound = lambda *_: None,
     on_reply: Callable[[], None] = lambda: None,
+    shuffled: bool = False,
 ) -> Federated:
-    grid, listener, ended_by = RecordingGrid(settings), Listener(run, after_round, on_reply), None
+    grid, listener, ended_by = RecordingGrid(settings, shuffled), Listener(run, after_round, on_reply), None
     try:
         Server(settings, run, listener).federate(grid)
     except (KeyboardInterrupt, RunFailed) as error:
@@ -199,12 +208,14 @@ def stop_in_and_after_every_round():
 
 @pytest.fixture(scope="session")
 def federate():
-    """A whole run on the inline engine: `federate(settings, path, after_round)`."""
+    """A whole run on the inline engine: `federate(settings, path, after_round, shuffled)`."""
 
-    def run(settings: Settings, path: Path, after_round: AfterRound = lambda *_: None) -> Federated:
+    def run(
+        settings: Settings, path: Path, after_round: AfterRound = lambda *_: None, shuffled: bool = False
+    ) -> Federated:
         setup = prepare(settings)
         directory = RunDirectory.create(path, settings, setup.partition, setup.identity)
-        federated = _go_on(directory, settings, after_round)
+        federated = _go_on(directory, settings, after_round, shuffled=shuffled)
         assert federated.ended_by is None
         return federated
 

@@ -524,13 +524,21 @@ def test_nothing_private_is_in_any_message_after_the_private_start(finished):
     assert {"head1", "code", "early"} <= parts(before)
     assert any("counts" in one.content.metric_records.get("label_counts", {}) for one in said[:start])
     after = [one for one in said[start:] if (one.about, one.direction) != ((Stage.PRIVATE_START, "train"), "down")]
-    assert {one.about[0] for one in after} == {*Stage} - {Stage.WARM_START, Stage.WHOLE}
+    assert {one.about[0] for one in after} == {*Stage} - {Stage.WARM_START, Stage.NEWCOMERS, Stage.WHOLE}
     for one in after:
         assert not {name for name in one.tensors if name.startswith(("head1.", "code.", "early."))}
         # Nor label counts, in whatever record: a number each, and none but these.
         for record in one.content.metric_records.values():
             assert all(isinstance(value, int | float) for value in record.values())
-            allowed = {"client", "samples", "loss_mimic", "loss_regularisation", "loss_early", "loss_finetune"}
+            allowed = {
+                "client",
+                "samples",
+                "weight",
+                "loss_mimic",
+                "loss_regularisation",
+                "loss_early",
+                "loss_finetune",
+            }
             assert record.keys() <= allowed
         if one.direction == "up":
             assert not one.content.config_records

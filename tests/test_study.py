@@ -266,6 +266,11 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(studied,
     assert invoke(settings_file, "--out", out, "--only", "fig7,table2").exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "answers").iterdir()} == before
     assert (out / "fig7a.pdf").read_bytes() == pdf
+    # Of an older version, which had fewer settings.
+    kept = (out / "settings.toml").read_text()
+    (out / "settings.toml").write_text(kept.replace("stacking = false\n", ""))
+    assert invoke(settings_file, "--out", out, "--only", "fig7").exit_code == 0
+    (out / "settings.toml").write_text(kept)
     ended = invoke(settings_file, "--out", out, "--set", "early.components=3")
     assert ended.exit_code == 2
     assert f"--out {out}: holds another study (its settings.toml differs)" in ended.stderr

@@ -13,7 +13,7 @@ from fed_rebel import files
 from fed_rebel.cost import BATCH, Batch, costs
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.heads import CODE_SIZE
-from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.settings import Settings, SettingsError, load
 from fed_rebel.study import figures, kumar, tables
 from fed_rebel.study.answers import all_answers, answers_of, base_answers, pooled
 from fed_rebel.study.claims import claims
@@ -103,7 +103,9 @@ def _claim(out: Path, settings: Settings, setup: Setup) -> None:
     for name, text in about.items():
         if not (out / name).exists():
             files.replace(out / name, text.encode())
-        elif (out / name).read_text(encoding="utf-8") != text:
+        # A key that the file does not name, as one of an older version, has its default.
+        same = load(out / name) == settings if name == "settings.toml" else (out / name).read_text() == text
+        if not same:
             raise SettingsError(f"--out {out}: holds another study (its {name} differs); name another directory")
 
 

@@ -74,7 +74,7 @@ def _column(runs: list[pd.DataFrame]) -> dict[str, str]:
 def _read(path: Path) -> pd.DataFrame:
     run, settings = RunDirectory.open(path)
     # Where clients share no whole model, as with method = "local", nothing is measured of it.
-    shared = [row["balanced_acc"] for row in run.rows() if row["client"] is None] or [math.nan]
+    shared = [row["balanced_acc"] for row in run.rows() if "balanced_acc" in row] or [math.nan]
     clients = pd.read_csv(path / "clients.csv")
     return clients.assign(
         alpha=settings.partition.alpha, seed=settings.seed, shared_start=shared[0], shared_end=shared[-1]

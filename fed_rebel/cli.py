@@ -306,7 +306,7 @@ def _report(run: Path) -> None:
     import pandas as pd
     from rich.console import Console
 
-    from fed_rebel.report import clients_table, write_report
+    from fed_rebel.report import clients_table, privacy, read_rounds, write_report
 
     page = write_report(run)
     console = Console()
@@ -314,6 +314,8 @@ def _report(run: Path) -> None:
     if (run / "newcomers.csv").is_file():
         console.print("\nnewcomers, who trained once, after the others")
         console.print(clients_table(pd.read_csv(run / "newcomers.csv")))
+    if spent := privacy(read_rounds(run / "rounds.jsonl")):
+        console.print(spent, soft_wrap=True, highlight=False, markup=False)
     console.print(f"report: {_shown(page)}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -188,7 +188,24 @@ class Train(_Section):
     """Leave classes that a client has no image of out of its mixture's denominator in distillation too."""
 
 
-STRATEGIES = ("fedavg", "fedprox", "fednova", "scaffold", "feddyn")
+STRATEGIES = (
+    "fedavg",
+    "fedprox",
+    "fednova",
+    "scaffold",
+    "feddyn",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "fedmedian",
+    "fedtrimmedavg",
+    "krum",
+    "multikrum",
+    "fedma",
+)
+PRIVATE_STRATEGIES = ("fedavg", "fedprox")
+"""Whose server's side is federated averaging: what Flower's privacy accountant is for."""
 
 
 def _strategy(value: str) -> str:
@@ -201,11 +218,31 @@ class StrategySettings(_Section):
     """How the server averages, and over whom."""
 
     name: Annotated[str, AfterValidator(_strategy)] = "fedavg"
-    """`fedavg`, `fedprox`, `fednova`, `scaffold`, `feddyn`, or MODULE:CLASS for one of your own."""
+    """`fedavg`, `fedprox`, `fednova`, `scaffold`, `feddyn`; with an optimiser on the server `fedavgm`, `fedadam`,
+    `fedyogi`, `fedadagrad`; robust `fedmedian`, `fedtrimmedavg`, `krum`, `multikrum`; with matched channels `fedma`; or
+    MODULE:CLASS for one of your own."""
     weights: Literal["samples", "uniform", "sqrt", "classes"] = "samples"
     """A client weighs as its images, alike, as their square root, or as the effective number of its classes."""
     mu: Weight = 0.01
     """How strongly `fedprox` draws a client back to the server's parameters, and `feddyn`'s alpha."""
+    server_rate: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Learning rate of the server's optimiser; 0: 1 (`fedavgm`), 0.01 (`fedadam`, `fedyogi`), 0.001 (`fedadagrad`)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of the server's optimiser; beta_1 of `fedadam` and `fedyogi`."""
+    second_moment: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """beta_2 of `fedadam` and `fedyogi`."""
+    tau: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Adaptivity of `fedadam`, `fedyogi`, `fedadagrad`: the smaller, the more alike are the steps of all parameters."""
+    trimmed: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    """Share of the clients that `fedtrimmedavg` cuts off at each end, rounded down to whole clients."""
+    malicious: Count = 0
+    """How many clients of a round `krum` and `multikrum` take for malicious; of m they need 2 m + 3 clients a round."""
+    noise_multiplier: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Differential privacy: standard deviation of the noise on the sum of the clients' changes, in `clip`; 0: off."""
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Norm to which a client's change of the shared parameters is clipped, where there is noise."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """delta of the (epsilon, delta) that is reported, where there is noise; less than 1 / clients."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round."""
     least: Positive = 1
@@ -315,12 +352,54 @@ class Settings(_Section):
             )
         if self.strategy.name == "feddyn" and not self.strategy.mu:
             raise ValueError("strategy.mu = 0.0: strategy.name = 'feddyn' divides by it; allowed: above 0")
+        if self.strategy.name == "fedma" and self.method != "rebel":
+            raise ValueError(
+                f"strategy.name = 'fedma': it matches the channels of Head2, which method = '{self.method}' has not; "
+                "allowed: method = 'rebel'"
+            )
+        self._check_krum()
+        self._check_privacy()
         if self.early.parameterisation == "precision" and self.early.kind != "gmc":
             raise ValueError(
                 f"early.parameterisation = 'precision': early.kind = '{self.early.kind}' has no such form; "
                 "allowed: 'covariance', or early.kind = 'gmc'"
             )
         return self
+
+    def _check_krum(self) -> None:
+        chosen = self.strategy
+        needed, there = 2 * chosen.malicious + 3, max(1, round(chosen.fraction * self.partition.clients))
+        if chosen.name in ("krum", "multikrum") and there < needed:
+            raise ValueError(
+                f"strategy.malicious = {chosen.malicious}: strategy.name = '{chosen.name}' then needs {needed} clients "
+                f"a round, here are {there}; allowed: fewer malicious clients, more clients, or another strategy"
+            )
+
+    def _check_privacy(self) -> None:
+        """Refuse what would be released without noise, or is not what the accountant counts."""
+        noise = self.strategy.noise_multiplier
+        for key, refused, why, allowed in (
+            ("strategy.noise_multiplier", noise < 1e-3, "is no noise", "0 (off), or 0.001 to 1000"),
+            (
+                "strategy.name",
+                self.strategy.name not in PRIVATE_STRATEGIES,
+                "is accounted for where the server averages and remembers nothing",
+                " or ".join(f"'{name}'" for name in PRIVATE_STRATEGIES),
+            ),
+            ("strategy.weights", self.strategy.weights != "uniform", "hides a client among its like", "'uniform'"),
+            ("rounds.warm_start", self.rounds.warm_start > 0, "does not cover the label counts of these rounds", "0"),
+            (
+                "base.batch_norm",
+                self.base.batch_norm == "aggregate",
+                "does not cover averaged statistics",
+                "'frozen' or 'local'",
+            ),
+            ("method", self.method == "local", "has nothing to cover where nothing is shared", "another method"),
+        ):
+            if noise and refused:
+                raise ValueError(
+                    f"{key} = {self.flat()[key]!r}: strategy.noise_multiplier = {noise} {why}; allowed: {allowed}"
+                )
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Scalar]) -> Self:

@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fed_rebel.datasets import data_directory
-from fed_rebel.report import write_report
+from fed_rebel.report import privacy, read_rounds, write_report
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.training.setup import prepare
@@ -36,6 +36,8 @@ def main(grid: Grid, context: Context) -> None:
     run = RunDirectory.create(path, settings, setup.partition, setup.identity)
     with alone(run.path), tracked(settings, run, _Log()) as watcher:
         Server(settings, run, watcher).federate(grid)
+    if spent := privacy(read_rounds(run.path / "rounds.jsonl")):
+        log.info(spent)
     log.info("report: %s", write_report(run.path))
 
 

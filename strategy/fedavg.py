@@ -73,3 +73,7 @@ class FedAvg:
             memory: what the last round of this stage gave; empty in its first.
         """
         return average(current, replies, current), memory
+
+    def numbers(self) -> dict[str, float]:
+        """What `rounds.jsonl` tells of a round that was aggregated, in its row without a client."""
+        return {}

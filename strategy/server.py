@@ -100,11 +100,13 @@ class Server:
         for fault in trained.faults:
             self.watcher.fault(step.number, fault)
         rows = _training_rows(step, trained, who)
+        of_nobody: dict[str, float] = {}
         if trained.replies[0].tensors:
             on_time = [reply for reply in trained.replies if reply.client not in who.late]
             come_late = [reply for reply in trained.replies if reply.client in who.late]
             sent = state
             state, memory = aggregate(strategy, sent, waiting + on_time, memory)
+            of_nobody |= strategy.numbers()
             # The warm start's mixture is averaged by label counts, which are not kept.
             if self.settings.strategy.late_replies == "next" and step.stage is not Stage.WARM_START:
                 memory = memory | late.keep(come_late, sent)
@@ -119,7 +121,9 @@ class Server:
                 rows = [row for row in rows if row["client"] in who.trained]
             balanced = method.balanced_accuracy(state)
             if balanced is not None:
-                rows.append({"round": step.number, "stage": step.stage, "client": None, "balanced_acc": balanced})
+                of_nobody["balanced_acc"] = balanced
+        if of_nobody:
+            rows.append({"round": step.number, "stage": step.stage, "client": None} | of_nobody)
         for row in rows:
             row["seconds"] = round(time.monotonic() - began, 3)
         self.run.finish_round(step.number, state, rows, memory)

@@ -9,10 +9,14 @@ from fed_rebel.tensor_file import Tensors
 from strategy.averaging import average
 from strategy.fedavg import FedAvg
 from strategy.feddyn import FedDyn
+from strategy.fedma import FedMA
 from strategy.fednova import FedNova
 from strategy.fedprox import FedProx
 from strategy.messages import Reply
+from strategy.privacy import Private
+from strategy.robust import FedMedian, FedTrimmedAvg, Krum, MultiKrum
 from strategy.scaffold import Scaffold
+from strategy.server_optimisers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 
 OURS: dict[str, type[FedAvg]] = {
     "fedavg": FedAvg,
@@ -20,6 +24,15 @@ OURS: dict[str, type[FedAvg]] = {
     "fednova": FedNova,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+    "fedmedian": FedMedian,
+    "fedtrimmedavg": FedTrimmedAvg,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    "fedma": FedMA,
 }
 
 
@@ -27,13 +40,15 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def strategy_of(settings: Settings, round: int) -> FedAvg:
-    """The strategy `strategy.name` for a round: one of ours, or a subclass of `FedAvg` by its import path.
+    """The strategy `strategy.name` for a round: one of ours, with differential privacy where there is noise, or a
+    subclass of `FedAvg` by its import path.
 
     Raises `SettingsError` where there is none.
     """
     name = settings.strategy.name
     if ":" not in name:
-        return OURS[name](settings, round)
+        named = OURS[name](settings, round)
+        return Private(named) if settings.strategy.noise_multiplier else named
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute)

@@ -32,6 +32,7 @@ from fed_rebel.report.page_style import STYLE
 from fed_rebel.report.page_template import PAGE
 from fed_rebel.report.picture import write_all
 from fed_rebel.report.record import INFORMED, RunRecord, read_run
+from fed_rebel.report.rounds import privacy
 from fed_rebel.report.summary import DESCRIPTIONS, summarise
 from fed_rebel.report.table import POOLED
 
@@ -71,6 +72,7 @@ def page(record: RunRecord, curves: ClientCurves) -> str:
         without="" if record.labels_early else " hidden",
         summary="\n".join(_summary_rows(over_clients)),
         traffic=_traffic(record.rounds),
+        privacy=privacy(record.rounds),
         data=json.dumps(page_data(record, curves), separators=(",", ":")).replace("<", "\\u003c"),
         style=STYLE,
         plotly=get_plotlyjs(),

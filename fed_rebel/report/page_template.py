@@ -140,7 +140,7 @@ they know none in common.</p>
 <section id="rounds-section">
 <h2>Rounds</h2>
 <p class="note">Plain means over the clients after each evaluated round; the bands reach from the clients' 10 % to their
-90 % quantile. $traffic</p>
+90 % quantile. $traffic $privacy</p>
 <div id="rounds" class="figure" role="img" aria-label="Accuracies after each round"></div>
 </section>
 

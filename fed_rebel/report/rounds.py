@@ -1,6 +1,7 @@
 """What the rounds did, from `rounds.jsonl`."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,7 @@ def read_rounds(path: Path) -> pd.DataFrame:
         except ValueError:
             break
         rows.append(row)
-    measured = [*ACCURACIES, "bytes_up", "bytes_down"]
+    measured = [*ACCURACIES, "bytes_up", "bytes_down", "epsilon", "delta"]
     rounds = pd.DataFrame(rows).reindex(columns=["stage", "round", "client", *measured])
     rounds[measured] = rounds[measured].astype(float)  # a metric that no round has would be of type object
     return rounds.drop_duplicates(["stage", "round", "client"], keep="last")
@@ -36,3 +37,14 @@ def accuracies(rounds: pd.DataFrame) -> pd.DataFrame:
     low, high = (by_round.quantile(quantile) for quantile in BAND)
     table = pd.concat([by_round.mean(), low.add_suffix("_low"), high.add_suffix("_high")], axis=1)
     return table.dropna(how="all").reset_index()
+
+
+def privacy(rounds: pd.DataFrame) -> str:
+    """What the noise of `strategy.noise_multiplier` came to, in one sentence; empty where there was none."""
+    epsilon, delta = rounds["epsilon"].max(), rounds["delta"].max()
+    if math.isnan(epsilon):
+        return ""
+    return (
+        f"The shared parameters of all rounds are ({epsilon:.3g}, {delta:g})-differentially private for each client, "
+        "towards whoever does not know the seed."
+    )

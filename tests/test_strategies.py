@@ -58,7 +58,8 @@ class Federation:
                 optimiser.step()
             self.kept[client] = side.kept()
             sent = {NAME: w.detach().clone()}
-            self.replies.append(Reply(client, 10, sent, weight=WEIGHTS[client], beside=side.beside()))
+            weight = 1.0 if self.settings.strategy.weights == "uniform" else WEIGHTS[client]
+            self.replies.append(Reply(client, 10, sent, weight=weight, beside=side.beside()))
         self.state, self.memory = aggregate(strategy, self.state, self.replies, self.memory)
         self.rounds += 1
         return self.state[NAME]

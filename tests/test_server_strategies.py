@@ -344,10 +344,9 @@ def test_what_breaks_the_guarantee_is_refused_in_one_line(key, value, allowed):
 @pytest.fixture(scope="module")
 def shared_start(federate, tiny_settings, tmp_path_factory):
     """A warm start for the runs of this module: its training is the longer part of a tiny run."""
-    begun = federate(
-        tiny_settings({"rounds.distill": 0, "rounds.finetune": 0}), tmp_path_factory.mktemp("start") / "run"
-    )
-    return {"warm_start.weights": str(begun.run.path / "warm_start.safetensors"), "rounds.warm_start": 0}
+    few = {"rounds.distill": 0, "rounds.evaluate_every": 0}
+    begun = federate(tiny_settings(few | {"rounds.finetune": 0}), tmp_path_factory.mktemp("start") / "run")
+    return few | {"warm_start.weights": str(begun.run.path / "warm_start.safetensors"), "rounds.warm_start": 0}
 
 
 @pytest.fixture(scope="module")
@@ -380,7 +379,7 @@ def test_a_federation_runs_with_each_strategy(name, federate, tiny_settings, sha
 def test_a_run_that_was_stopped_in_and_after_every_round_ends_with_the_same_bytes(
     changes, federate, go_on, tiny_settings, shared_start, stop_in_and_after_every_round, results, tmp_path
 ):
-    chosen = tiny_settings(shared_start | changes | {"rounds.distill": 2, "rounds.finetune": 2})
+    chosen = tiny_settings(shared_start | changes | {"rounds.distill": 1, "rounds.finetune": 2})
     expected = federate(chosen, tmp_path / "alone")
     setup = prepare(chosen)
     run = RunDirectory.create(tmp_path / "stopped", chosen, setup.partition, setup.identity)
@@ -395,7 +394,7 @@ def test_a_run_that_was_stopped_in_and_after_every_round_ends_with_the_same_byte
 
 def test_the_epsilon_stands_in_every_round_that_releases_something(federate, tiny_settings, shared_start, tmp_path):
     changes = {"strategy.noise_multiplier": 1.0, "strategy.clip": 0.1, "strategy.weights": "uniform"}
-    chosen = tiny_settings(shared_start | changes | {"rounds.evaluate_every": 0})
+    chosen = tiny_settings(shared_start | changes | {"rounds.distill": 1})
     run = federate(chosen, tmp_path / "run").run
     rows = [json.loads(line) for line in (run.path / "rounds.jsonl").read_text().splitlines()]
     spent = {row["round"]: (row["epsilon"], row["delta"]) for row in rows if "epsilon" in row}

@@ -258,6 +258,10 @@ class StrategySettings(_Section):
     late_replies: Literal["drop", "next"] = "drop"
     """A late reply is dropped, or its change is used in the next round of the stage."""
 
+    def chosen_of(self, clients: int) -> int:
+        """How many of so many clients are chosen for a round."""
+        return min(clients, max(self.least, round(self.fraction * clients)))
+
 
 class Engine(_Section):
     """What runs the clients, and how precisely."""
@@ -368,7 +372,7 @@ class Settings(_Section):
 
     def _check_krum(self) -> None:
         chosen = self.strategy
-        needed, there = 2 * chosen.malicious + 3, max(1, round(chosen.fraction * self.partition.clients))
+        needed, there = 2 * chosen.malicious + 3, chosen.chosen_of(self.partition.members)
         if chosen.name in ("krum", "multikrum") and there < needed:
             raise ValueError(
                 f"strategy.malicious = {chosen.malicious}: strategy.name = '{chosen.name}' then needs {needed} clients "
@@ -395,6 +399,9 @@ class Settings(_Section):
                 "'frozen' or 'local'",
             ),
             ("method", self.method == "local", "has nothing to cover where nothing is shared", "another method"),
+            ("strategy.sampling", self.strategy.sampling != "uniform", "needs a choice that no data sway", "'uniform'"),
+            ("strategy.dropout", self.strategy.dropout > 0, "is for a fixed number of clients a round", "0"),
+            ("strategy.late", self.strategy.late > 0, "is for a fixed number of clients a round", "0"),
         ):
             if noise and refused:
                 raise ValueError(

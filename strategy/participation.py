@@ -48,10 +48,11 @@ def choose_clients(settings: Settings, sizes: Mapping[int, int], number: int) ->
     """The share `strategy.fraction` of the clients, `strategy.least` at least; in proportion to their images where
     `strategy.sampling` says so, without replacement."""
     strategy, clients = settings.strategy, sorted(sizes)
-    size = min(len(clients), max(strategy.least, round(strategy.fraction * len(clients))))
     images = np.array([sizes[client] for client in clients], dtype=np.float64)
     p = images / images.sum() if strategy.sampling == "size" else None
-    chosen = _generator(settings.seed, number, "clients").choice(len(clients), size=size, replace=False, p=p)
+    chosen = _generator(settings.seed, number, "clients").choice(
+        len(clients), size=strategy.chosen_of(len(clients)), replace=False, p=p
+    )
     return sorted(clients[place] for place in chosen)
 
 

@@ -22,7 +22,7 @@ from strategy.fedavg import AtClient, FedAvg
 from strategy.flower import WEIGHT, aggregated, arrays_of, message_of
 from strategy.messages import Reply, Stage
 from strategy.plan import plan
-from strategy.rounds import RunFailed, choose_clients
+from strategy.rounds import RunFailed
 
 RELEASING = (Stage.DISTILL, Stage.FINETUNE, Stage.WHOLE)
 """The stages whose rounds give the clients' mean away."""
@@ -98,11 +98,11 @@ def account(settings: Settings, rounds: int) -> RdpAccountant:
     A client more or less, and no benefit from drawing some clients of all (`strategy.fraction`): Flower's accountant
     has none for what these strategies do.
     """
-    clients = settings.partition.clients
+    members = settings.partition.members
     accountant = RdpAccountant(
         PrivacyConfig(
             target_delta=settings.strategy.delta,
-            population_size=clients,
+            population_size=members,
             neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
             sampling_method=SamplingMethod.NO_AMPLIFICATION,
         )
@@ -110,13 +110,11 @@ def account(settings: Settings, rounds: int) -> RdpAccountant:
     for step in plan(settings)[:rounds]:
         if step.stage in RELEASING:
             sample = trainees(settings, step.number)
-            accountant.compose(GaussianPrivacyEvent(settings.strategy.noise_multiplier, sample, clients))
+            accountant.compose(GaussianPrivacyEvent(settings.strategy.noise_multiplier, sample, members))
     return accountant
 
 
 def trainees(settings: Settings, round: int) -> int:
     """How many clients train in a round."""
-    clients = settings.partition.clients
-    if plan(settings)[round].everyone:
-        return clients
-    return len(choose_clients(clients, settings.strategy.fraction, settings.seed, round))
+    members = settings.partition.members
+    return members if plan(settings)[round].everyone else settings.strategy.chosen_of(members)

@@ -327,6 +327,9 @@ def test_a_client_that_did_not_move_is_told_of():
         ("rounds.warm_start", 2, "0"),
         ("base.batch_norm", "aggregate", "'frozen' or 'local'"),
         ("method", "local", "another method"),
+        ("strategy.sampling", "size", "'uniform'"),
+        ("strategy.dropout", 0.1, "0"),
+        ("strategy.late", 0.1, "0"),
         ("strategy.noise_multiplier", 1e-9, "0 (off), or 0.001 to 1000"),
     ],
 )

@@ -14,9 +14,10 @@ from fed_rebel.report import privacy, read_rounds, write_report
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.training.setup import prepare
+from strategy.extras import check_installed
 from strategy.rounds import Fault
 from strategy.server import Server
-from strategy.tracking import check_installed, tracked
+from strategy.tracking import tracked
 
 app = ServerApp()
 log = logging.getLogger("flwr")

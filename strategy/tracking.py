@@ -3,7 +3,6 @@
 They hold what `rounds.jsonl` holds: where a run goes on, a tracker first catches up with the rounds that are finished.
 """
 
-import importlib.util
 import shutil
 import time
 import warnings
@@ -20,8 +19,6 @@ from strategy.rounds import Fault
 from strategy.server import Rows, Watcher
 
 NOT_METRICS = ("round", "client", "samples", "seconds")
-EXTRAS = {"tensorboard": "tracking", "mlflow": "mlflow"}
-"""The package of each tracker, which bears its name, and the extra of fed-rebel that installs it."""
 
 
 class Tracker(Protocol):
@@ -32,16 +29,6 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """The run ended, or was stopped."""
-
-
-def check_installed(settings: Settings) -> None:
-    """Raise `SettingsError` where the package of the tracker that the settings name is missing."""
-    package = settings.tracking
-    if package != "none" and importlib.util.find_spec(package) is None:
-        raise SettingsError(
-            f"tracking = '{package}': {package} is not installed; "
-            f"allowed: 'none', or pip install 'fed-rebel[{EXTRAS[package]}]'"
-        )
 
 
 def make_experiment(settings: Settings) -> None:

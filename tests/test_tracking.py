@@ -137,18 +137,31 @@ def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_training(
 
 
 @pytest.mark.parametrize("command", ["simulate", "sweep"])
-@pytest.mark.parametrize(("tracking", "extra"), [("tensorboard", "tracking"), ("mlflow", "mlflow")])
+@pytest.mark.parametrize(
+    ("needs", "told", "package", "extra"),
+    [
+        ({"tracking": "tensorboard"}, "tracking = 'tensorboard'", "tensorboard", "tracking"),
+        ({"tracking": "mlflow"}, "tracking = 'mlflow'", "mlflow", "mlflow"),
+        (
+            {"strategy.noise_multiplier": 0.5, "strategy.weights": "uniform", "rounds.warm_start": 0},
+            "strategy.noise_multiplier = 0.5",
+            "dp_accounting",
+            "privacy",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_a_package_that_is_missing_is_said_before_anything_is_trained(
-    tiny_changes, tmp_path, data_directory, monkeypatch, tracking, extra, command
+    tiny_changes, tmp_path, data_directory, monkeypatch, needs, told, package, extra, command
 ):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == tracking else find(name))
-    changes = tiny_changes | {"warm_start.weights": "none", "tracking": tracking, "base.epochs": 3}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    changes = tiny_changes | {"warm_start.weights": "none", "base.epochs": 3} | needs
     given = [f"--set={key}={value}" for key, value in changes.items()]
     before = set(data_directory.rglob("*base-*"))
     done = CliRunner().invoke(app, [command, *given, "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
-    assert f"tracking = '{tracking}'" in done.output
+    assert told in done.output
     assert f"pip install 'fed-rebel[{extra}]'" in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

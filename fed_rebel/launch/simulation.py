@@ -9,8 +9,9 @@ from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.runs import RunDirectory, alone, check_new
 from fed_rebel.settings import Settings
 from fed_rebel.training.setup import prepare
+from strategy.extras import check_installed
 from strategy.server import Server
-from strategy.tracking import check_installed, tracked
+from strategy.tracking import tracked
 
 
 def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirectory:

@@ -24,8 +24,9 @@ from fed_rebel.report.grid import first_difference, flat_settings, is_run, read_
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import Scalar, Settings, SettingsError
 from fed_rebel.training.setup import deal_data
+from strategy.extras import check_installed
 from strategy.plan import plan
-from strategy.tracking import check_installed, make_experiment
+from strategy.tracking import make_experiment
 
 USUALLY_AT_ONCE = 2
 PATIENCE = 10.0

@@ -22,7 +22,7 @@ from strategy.messages import Order, Reply
 
 
 def evaluate(order: Order, client: int) -> Reply:
-    """Evaluate one client; its predictions and a record of itself go into the run directory, nothing into the reply.
+    """Evaluate one client; its predictions and a record of itself go into the order's outbox, nothing into the reply.
 
     In the last evaluation the predictions hold images of classes outside its shard too, as many as its own at most
     (splits `val_outside`, of the hold-out, and `test_outside`), which no threshold and no accuracy of the table sees.
@@ -58,11 +58,10 @@ def evaluate(order: Order, client: int) -> Reply:
         evidence["test_outside"] = balanced[spread(outside, test.labels, len(own.label))]
         outside = held[counts[train.labels[held]] == 0]
         evidence["val_outside"] = observed(train, spread(outside, train.labels, len(val.label)))
-    folder = Path(order.run) / "rounds" / f"{order.round:04d}" / "evaluation"
     parts = [each.rows(log_shares, stack).assign(split=name) for name, each in evidence.items()]
     predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(client))
-    files.replace(folder / f"{client}.parquet", predictions.to_parquet(index=False))
-    files.replace(folder / f"{client}.json", json.dumps(record).encode())
+    files.replace(Path(order.outbox) / f"{client}.parquet", predictions.to_parquet(index=False))
+    files.replace(Path(order.outbox) / f"{client}.json", json.dumps(record).encode())
     return Reply(client, shard.samples)
 
 

@@ -10,7 +10,7 @@ from fed_rebel.runs import private_file
 
 
 def load(run: Path, number: int, client: int) -> tensor_file.Tensors:
-    """The state that a client has in a round: written in that round, else the one before it, where all states are.
+    """The state that a client has in a round: accepted in that round, else the one before it, where all states are.
 
     Raises `ValueError` naming the file that is not there or is damaged.
     """
@@ -20,13 +20,13 @@ def load(run: Path, number: int, client: int) -> tensor_file.Tensors:
     return tensors
 
 
-def save(run: Path, number: int, client: int, tensors: tensor_file.Tensors) -> None:
-    """Write the state of a round; it becomes current when the server finishes the round.
+def save(outbox: Path, client: int, tensors: tensor_file.Tensors) -> None:
+    """Write the state that a client has after a round; it counts once the server has the client's good reply.
 
     Raises `ValueError`, and writes nothing, where a number is not finite.
     """
     _check_finite(tensors, client)
-    tensor_file.write(private_file(run, number, client), tensors)
+    tensor_file.write(outbox / f"{client}.safetensors", tensors)
 
 
 def _check_finite(tensors: tensor_file.Tensors, client: int) -> None:

@@ -81,7 +81,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
     own = model.parts(*PRIVATE)
     if order.settings.train.head1_pull:
         own |= {f"warm.{name}": tensor.clone() for name, tensor in model.parts("head1").items()}
-    private_state.save(Path(order.run), order.round, shard.client, on_cpu(own))
+    private_state.save(Path(order.outbox), shard.client, on_cpu(own))
     return Reply(shard.client, shard.samples)
 
 
@@ -179,7 +179,7 @@ def _save_private(
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
     if keep_optimisers:
         tensors |= checkpoint.optimiser_state(model, optimiser)
-    private_state.save(Path(order.run), order.round, shard.client, on_cpu(tensors))
+    private_state.save(Path(order.outbox), shard.client, on_cpu(tensors))
 
 
 def statistics_move(order: Order) -> bool:

@@ -69,4 +69,4 @@ def _save(order: Order, shard: ClientShard, model: BaseModel, more: Tensors | No
     """What is not shared, and what is to be remembered in the next round."""
     shared = shared_names(model, order.settings)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
-    private_state.save(Path(order.run), order.round, shard.client, on_cpu(own | (more or {})))
+    private_state.save(Path(order.outbox), shard.client, on_cpu(own | (more or {})))

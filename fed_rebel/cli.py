@@ -307,10 +307,15 @@ def _report(run: Path) -> None:
     from rich.console import Console
 
     from fed_rebel.report import clients_table, privacy, read_rounds, write_report
+    from fed_rebel.settings import load
 
     page = write_report(run)
     console = Console()
-    console.print(clients_table(pd.read_csv(run / "clients.csv")))
+    clients = pd.read_csv(run / "clients.csv")
+    console.print(clients_table(clients))
+    dealt = range(load(run / "settings.toml").partition.members)
+    if missing := [str(client) for client in dealt if client not in set(clients["client"])]:
+        console.print(f"not measured, see rounds.jsonl: client {', '.join(missing)}", soft_wrap=True, highlight=False)
     if (run / "newcomers.csv").is_file():
         console.print("\nnewcomers, who trained once, after the others")
         console.print(clients_table(pd.read_csv(run / "newcomers.csv")))

@@ -1,8 +1,12 @@
 """Files, replaced atomically."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where nothing more can be written: the disk is full, or a quota or a limit is reached."""
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -3,11 +3,13 @@
     <run>/settings.toml, environment.json, partition.npz, warm_start.safetensors, rounds.jsonl,
     <run>/shared.safetensors -> current/shared.safetensors
     <run>/private            -> current/private
-    <run>/current            -> rounds/<n>, the last finished round
+    <run>/current            -> rounds/<n>, the last finished round, with sha256.json: the sums of what a resume reads
     <run>/clients.csv, newcomers.csv, predictions.parquet, report.html, figures/   at the end
 
 A round is written into `rounds/<n>` and becomes current by one rename of the link `current`: a kill at any moment
-loses at most the round that was running.
+loses at most the round that was running. What a client writes in a round lies in an outbox, a folder of that exchange
+alone, and becomes part of the round once the server has its good reply: what a faulty client writes, or one that is
+late, never counts.
 """
 
 import fcntl
@@ -22,12 +24,22 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
-from fed_rebel import files, tensor_file
-from fed_rebel.settings import Settings, SettingsError, load
+from fed_rebel import checksums, files, tensor_file
+from fed_rebel.checksums import Checksum
+from fed_rebel.settings import Settings, SettingsError, first_difference, load
 from partitions import Partition
+
+ROWS = "rounds.jsonl"
+SUMS = "sha256.json"
+WARM_START = "warm_start.safetensors"
+SAME_VERSION = ("fed-rebel", "torch")
+"""Packages without which the same version a run does not go on to the same bytes."""
+BY_CONTENT = ("data.name", "base.weights")
+"""Settings that may name another place where the same lies: a run knows data and base model by their fingerprints."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +52,32 @@ class RunDirectory:
     def create(
         cls, path: Path, settings: Settings, partition: Partition, identity: Mapping[str, str]
     ) -> "RunDirectory":
-        """A new run; `identity` is what it must find again to go on.
+        """A new run; `identity` is what it must find again to go on. It is made beside and appears whole.
 
         Raises `SettingsError` where the directory exists and is not empty, or cannot be written.
         """
         check_new(path)
-        run = cls(path.resolve())
+        place = path.resolve()
+        made = place.with_name(f".{place.name}.new")
         try:
-            (run.path / "rounds").mkdir(parents=True)
-            partition.save(run.path / "partition.npz")
-            environment = {"run": dict(identity)} | _environment()
-            files.replace(run.path / "environment.json", json.dumps(environment, indent=2).encode())
-            _link(run.path / "shared.safetensors", "current/shared.safetensors")
-            _link(run.path / "private", "current/private")
-            # Last: a directory without settings is no run.
-            files.replace(run.path / "settings.toml", settings.to_toml().encode())
+            made.mkdir(parents=True, exist_ok=True)
+            with alone(made):
+                (made / "rounds").mkdir(exist_ok=True)
+                partition.save(made / "partition.npz")
+                environment = {
+                    "run": dict(identity),
+                    "settings": settings.flat(),
+                    "files": checksums.to_json({"partition.npz": Checksum.of(made / "partition.npz")}),
+                }
+                files.replace(made / "environment.json", json.dumps(environment | _environment(), indent=2).encode())
+                files.replace(made / "settings.toml", settings.to_toml().encode())
+                _link(made / "shared.safetensors", "current/shared.safetensors")
+                _link(made / "private", "current/private")
+                os.rename(made, place)
         except OSError as error:
-            shutil.rmtree(run.path, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             raise SettingsError(f"--out {path}: cannot be written ({error.strerror}); name another place") from None
-        return run
+        return cls(place)
 
     @classmethod
     def open(cls, path: Path) -> tuple["RunDirectory", Settings]:
@@ -67,17 +86,33 @@ class RunDirectory:
             raise SettingsError(f"{path}: no run here (no settings.toml); give the directory of a run")
         return cls(path.resolve()), load(path / "settings.toml")
 
+    def check_whole(self, settings: Settings) -> None:
+        """Raise `SettingsError` where the run is not as it was left: its settings, or a file that going on reads."""
+        begun = Settings().flat() | self._begun("settings")
+        here = settings.flat() | {key: begun[key] for key in BY_CONTENT}
+        if (key := first_difference(here, begun)) is not None:
+            raise SettingsError(
+                f"{self.path / 'settings.toml'}: {key} = {here.get(key)!r}, the run was begun with "
+                f"{begun.get(key)!r}; put that back, or {self._anew}"
+            )
+        current = self.path / "current"
+        begun_rounds = {path.name for path in self.path.glob("rounds/*")} - {self.round_path(0).name}
+        if not current.is_symlink() and (current.exists() or begun_rounds):
+            raise SettingsError(
+                f"{current}: is not the link to the last finished round any more; put it back (cp -a keeps links)"
+            )
+        for name, written in self._sums().items():
+            if trouble := written.trouble(self.path / name, grows=name == ROWS):
+                raise SettingsError(f"{self.path / name}: {trouble}; put it back as it was, or {self._anew}")
+
     def check_same(self, identity: Mapping[str, str]) -> None:
         """Raise `SettingsError` where going on would not end with the bytes of a run that was left alone."""
-        path = self.path / "environment.json"
-        try:
-            begun = dict(json.loads(path.read_text(encoding="utf-8"))["run"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise SettingsError(f"{path}: does not say what the run was begun with; restore it or begin anew") from None
-        for what, here in identity.items():
-            if begun.get(what) != here:
+        begun, versions = self._begun("run"), self._begun("versions")
+        was = {name: versions.get(name) for name in SAME_VERSION} | begun
+        for what, here in ({name: _version(name) for name in SAME_VERSION} | dict(identity)).items():
+            if was.get(what) != here:
                 raise SettingsError(
-                    f"{self.path}: was begun with {what} = {str(begun.get(what))[:16]}, here it is {here[:16]}; "
+                    f"{self.path}: was begun with {what} = {str(was.get(what))[:16]}, here it is {here[:16]}; "
                     "go on where they are the same, or begin a new run with its settings.toml"
                 )
 
@@ -98,7 +133,7 @@ class RunDirectory:
 
     def shared(self) -> tensor_file.Tensors:
         """The server's tensors after the last finished round."""
-        return tensor_file.read(self.path / "shared.safetensors")
+        return tensor_file.read(self.path / "current" / "shared.safetensors")
 
     def memory(self) -> tensor_file.Tensors:
         """What the strategy remembers of the last finished round on the server; empty where it remembers nothing."""
@@ -111,6 +146,24 @@ class RunDirectory:
         for part in ("private", "evaluation"):
             (self.round_path(number) / part).mkdir(parents=True)
 
+    def new_outbox(self, number: int) -> Path:
+        """A folder for what the clients write in one exchange of a round."""
+        outbox = self.round_path(number) / f"outbox-{uuid4().hex}"
+        outbox.mkdir()
+        return outbox
+
+    def accept(self, number: int, outbox: Path, clients: Iterable[int]) -> None:
+        """Make what these clients wrote part of the round; what others wrote goes."""
+        for client in clients:
+            for written in outbox.glob(f"{client}.*"):
+                part = "private" if written.suffix == ".safetensors" else "evaluation"
+                os.replace(written, self.round_path(number) / part / written.name)
+        shutil.rmtree(outbox, ignore_errors=True)
+
+    def clients(self, number: int) -> list[int]:
+        """The clients that have a private state in a round: in one that is not finished those that changed theirs."""
+        return sorted(int(state.stem) for state in (self.round_path(number) / "private").glob("*.safetensors"))
+
     def finish_round(
         self,
         number: int,
@@ -122,16 +175,23 @@ class RunDirectory:
 
         `memory` is what the strategy remembers of it on the server.
         """
-        here, before = self.round_path(number), self.round_path(number - 1)
-        for state in (before / "private").glob("*.safetensors"):
-            if not (here / "private" / state.name).exists():
-                _link_or_copy(state, here / "private" / state.name)
+        here = self.round_path(number)
+        sums = self._sums() if number else {}
+        known = {name: found for name, found in sums.items() if name == WARM_START}
+        for client in self.clients(number - 1):
+            state, now = (private_file(self.path, of_round, client) for of_round in (number - 1, number))
+            if not now.exists():
+                _link_or_copy(state, now)
+                known[self._name(now)] = sums[self._name(state)]
         tensor_file.write(here / "shared.safetensors", shared)
         if memory:
             tensor_file.write(here / "strategy.safetensors", memory)
         self._append_rows(number, rows)
+        self._write_sums(number, known)
         _link(self.path / "current", f"rounds/{number:04d}")
-        shutil.rmtree(before, ignore_errors=True)
+        for old in (self.path / "rounds").iterdir():
+            if old != here:
+                shutil.rmtree(old, ignore_errors=True)
 
     def evaluations(self, number: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
         """What clients wrote of themselves in a round's evaluation: a record a client, and all predictions."""
@@ -143,13 +203,7 @@ class RunDirectory:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `rounds.jsonl` of finished rounds."""
-        path = self.path / "rounds.jsonl"
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        # A kill can leave a torn last line, or whole rows of the round that it interrupted.
-        whole = [json.loads(line) for line in lines if line.endswith("}")]
-        return [row for row in whole if row["round"] < self.rounds_done]
+        return [json.loads(line) for line in self._finished_rows().decode().splitlines()]
 
     def write_results(
         self, clients: pd.DataFrame, predictions: pd.DataFrame, newcomers: pd.DataFrame | None = None
@@ -161,15 +215,56 @@ class RunDirectory:
         files.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
         files.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
 
+    def _finished_rows(self) -> bytes:
+        # A kill can leave a torn last line, or whole rows of the round that it interrupted.
+        path = self.path / ROWS
+        return path.read_bytes()[: self._sums()[ROWS].bytes] if self.rounds_done and path.exists() else b""
+
     def _append_rows(self, number: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        path = self.path / "rounds.jsonl"
-        kept = _lines(self.rows())
-        if path.exists() and path.read_text(encoding="utf-8") != kept:
-            files.replace(path, kept.encode())  # what an interrupted round left behind goes
+        path, kept = self.path / ROWS, self._finished_rows()
+        if path.exists() and path.stat().st_size != len(kept):
+            files.replace(path, kept)  # what an interrupted round left behind goes
         with path.open("a", encoding="utf-8") as file:
-            file.write(_lines(rows))
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())
+
+    def _write_sums(self, number: int, known: Mapping[str, Checksum]) -> None:
+        """The sums of a round that is about to become current; those that are known are not taken again."""
+        here = self.round_path(number)
+        read = [path for part in (".", "private", "evaluation") for path in (here / part).glob("*.*")]
+        read += [self.path / ROWS, self.path / WARM_START]
+        names = {self._name(path): path for path in read if path.is_file()}
+        sums = {name: known.get(name) or Checksum.of(path) for name, path in names.items()}
+        files.replace(here / SUMS, json.dumps(checksums.to_json(sums), indent=1).encode())
+
+    def _sums(self) -> dict[str, Checksum]:
+        """Of every file that going on reads, by its path in the run directory."""
+        path = self.path / "current" / SUMS
+        try:
+            begun = checksums.from_json(self._begun("files"))
+            if not self.rounds_done:
+                return begun
+            return begun | checksums.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise SettingsError(
+                f"{path.resolve()}: missing or damaged; put it back as it was, or {self._anew}"
+            ) from None
+
+    def _begun(self, what: str) -> dict[str, Any]:
+        """What `environment.json` says of how the run was begun."""
+        path = self.path / "environment.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))[what])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SettingsError(f"{path}: does not say what the run was begun with; restore it or begin anew") from None
+
+    @property
+    def _anew(self) -> str:
+        return f"begin a new run: fed-rebel simulate {self.path / 'settings.toml'}"
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.path))
 
 
 def check_new(path: Path) -> None:
@@ -214,10 +309,6 @@ def _link_or_copy(state: Path, new: Path) -> None:
         shutil.copyfile(state, new)
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
 def _link(path: Path, target: str) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
@@ -227,14 +318,8 @@ def _link(path: Path, target: str) -> None:
 
 def _environment() -> dict[str, Any]:
     names = ("fed-rebel", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "faiss-cpu")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
-        "versions": versions,
+        "versions": {name: _version(name) for name in names},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": platform.processor() or platform.machine(),
@@ -242,6 +327,13 @@ def _environment() -> dict[str, Any]:
         "system": platform.platform(),
         "commit": _commit(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _commit() -> str:

@@ -14,6 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 Scalar = str | int | float | bool
 
+SAME_RESULT = frozenset(
+    {"data.dir", "engine.kind", "engine.clients_at_once", "engine.timeout", "strategy.min_replies", "tracking"}
+)
+"""Settings that change no result: where data lie, what runs the clients, and how much trouble a run puts up with."""
+
 PRESETS_DIR = next(
     folder
     for folder in (Path(__file__).parent / "presets", Path(__file__).parent.parent / "presets")
@@ -248,7 +253,7 @@ class StrategySettings(_Section):
     least: Positive = 1
     """At least so many train in a round, or all where there are fewer."""
     min_replies: Positive = 1
-    """A round goes on with so many good replies, and the run fails with fewer."""
+    """Good replies that a round, or an evaluation, needs; with fewer the run fails, and can be resumed."""
     sampling: Literal["uniform", "size"] = "uniform"
     """Every client is as likely to be chosen, or in proportion to its images."""
     dropout: Probability = 0.0
@@ -271,6 +276,8 @@ class Engine(_Section):
     """Clients trained at the same time; 0: as many as the cores allow. On a cluster (RAY_ADDRESS) its CPUs decide."""
     threads: Positive = 1
     """torch threads a client."""
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds after which a client at work is given up, and the others go on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU or a CPU with AMX, float32 elsewhere."""
@@ -363,6 +370,12 @@ class Settings(_Section):
             )
         self._check_krum()
         self._check_privacy()
+        trained = self.strategy.chosen_of(self.partition.members)
+        if self.strategy.min_replies > trained:
+            raise ValueError(
+                f"strategy.min_replies = {self.strategy.min_replies}: {trained} of {self.partition.members} clients "
+                f"train in a round; allowed: at most {trained}"
+            )
         if self.early.parameterisation == "precision" and self.early.kind != "gmc":
             raise ValueError(
                 f"early.parameterisation = 'precision': early.kind = '{self.early.kind}' has no such form; "
@@ -431,6 +444,12 @@ class Settings(_Section):
     def to_toml(self) -> str:
         """The settings as TOML; `load` reads them back to the same tree."""
         return tomli_w.dumps(self.model_dump())
+
+
+def first_difference(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> str | None:
+    """The first dotted key, of those that change a result, with two values; None where both give the same bytes."""
+    keys = (key for key in dict.fromkeys([*one, *other]) if key not in SAME_RESULT)
+    return next((key for key in keys if one.get(key) != other.get(key)), None)
 
 
 def explained(settings: Settings) -> str:

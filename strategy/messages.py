@@ -11,6 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.tensor_file import Tensors
 
+NO_SPACE = 1000
+"""The code of a Flower error: the client's disk is full, which is no fault of its own."""
+
 
 class Stage(StrEnum):
     """What a round trains."""
@@ -31,6 +34,10 @@ class Stage(StrEnum):
     """The whole base model on cross-entropy, in the place of the three above; averaged as far as `method` shares it."""
 
 
+STARTS = (Stage.PRIVATE_START, Stage.NEWCOMERS)
+"""Where a client gets its private state; without one it cannot take part."""
+
+
 @dataclass(frozen=True)
 class Order:
     """Server to client: what to do in a round."""
@@ -38,7 +45,9 @@ class Order:
     settings: Settings
     """The whole run's."""
     run: str
-    """The run directory, where the client keeps its private state."""
+    """The run directory, where the client's private state of the round before lies."""
+    outbox: str
+    """A folder of this exchange alone: what the client writes there counts once the server has its good reply."""
     round: int
     """From 0; private state written in it belongs to it."""
     stage: Stage
@@ -56,6 +65,7 @@ class Order:
         """As the content of a Flower message."""
         about: dict[str, str | int | bool] = {
             "run": self.run,
+            "outbox": self.outbox,
             "round": self.round,
             "stage": str(self.stage),
             "early_seed": self.early_seed,
@@ -77,6 +87,7 @@ class Order:
         return cls(
             settings=Settings.from_flat(cast("dict[str, Scalar]", dict(record.config_records["settings"]))),
             run=str(about["run"]),
+            outbox=str(about["outbox"]),
             round=cast(int, about["round"]),
             stage=Stage(str(about["stage"])),
             early_seed=cast(int, about["early_seed"]),
@@ -113,6 +124,9 @@ class Reply:
         for name, tensor in (self.tensors | self.beside).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"tensor {name} of client {self.client}: not finite")
+        for name, loss in self.losses.items():
+            if not math.isfinite(loss):
+                raise ValueError(f"{name} of client {self.client}: not finite")
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""

@@ -7,6 +7,7 @@ import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.model.rebel import PRIVATE, SHARED
+from fed_rebel.runs import WARM_START, RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.predict import accuracy_on_test
@@ -28,10 +29,10 @@ class Rebel:
     """What the run begins with, or where it went on after the private start the one that is kept."""
 
     @classmethod
-    def open(cls, settings: Settings, setup: Setup, run: Path) -> "Rebel":
+    def open(cls, settings: Settings, setup: Setup, run: RunDirectory) -> "Rebel":
         """For a new run, or to go on with one. Raises `ValueError` where there is no warm start as the settings say."""
-        kept = run / "warm_start.safetensors"
-        if kept.exists():
+        kept = run.path / WARM_START
+        if run.rounds_done > settings.rounds.warm_start:  # the private start, which writes it, is finished
             return cls(settings, setup, kept, WarmStart.from_tensors(tensor_file.read(kept)))
         return cls(settings, setup, kept, warm_start(settings, setup.dataset, setup.base, setup.compute))
 

@@ -4,15 +4,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from strategy.messages import Hello, Order, Reply, size
+from strategy.messages import NO_SPACE, STARTS, Hello, Order, Reply, size
 
 POLL_SECONDS = 0.05
 WAIT_FOR_NODES_SECONDS = 120.0
+WAIT_FOR_ERRORS_SECONDS = 10.0
+"""An engine that ends a client at its time limit tells so by itself, Ray once the process is gone."""
 
 
 class RunFailed(RuntimeError):
@@ -62,7 +66,9 @@ class Clients:
             time.sleep(POLL_SECONDS)
         found = {
             Hello.from_record(message.content).client: message.metadata.src_node_id
-            for message in _send(grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop)
+            for message in _send(
+                grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop, WAIT_FOR_NODES_SECONDS
+            )
             if not message.has_error()
         }
         if missing := sorted(set(range(clients)) - set(found)):
@@ -72,70 +78,100 @@ class Clients:
     def exchange(self, whom: Sequence[int], order: Order, kind: str, replied: Callable[[], None]) -> Exchange:
         """Send one order to some clients and take their replies.
 
-        `kind` is `train` or `evaluate`. A reply that is an error, has numbers that are not finite, or other tensors
-        than most is a fault, and the others are used. Raises `RunFailed` where none is good.
+        `kind` is `train` or `evaluate`. A reply that does not come, is an error, has numbers that are not finite, or
+        other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
+        `strategy.min_replies` are good, and where a client's disk is full: with it the run would end otherwise.
         """
-        record = order.to_record()
-        owner = {self.nodes[client]: client for client in whom}
+        record, timeout = order.to_record(), order.settings.engine.timeout + WAIT_FOR_ERRORS_SECONDS
+        contents = {self.nodes[client]: record for client in whom}
+        messages = _send(self.grid, contents, kind, replied, self.stop, timeout)
+        answers = {message.metadata.src_node_id: message for message in messages}
         replies: list[Reply] = []
         faults: list[Fault] = []
-        for message in _send(self.grid, {node: record for node in owner}, kind, replied, self.stop):
-            client = owner[message.metadata.src_node_id]
+        for client in whom:
+            message = answers.get(self.nodes[client])
+            if message is not None and message.has_error() and message.error.code == NO_SPACE:
+                raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
             try:
-                if message.has_error():
-                    raise ValueError(_last_line(message.error.reason))
-                reply = Reply.from_record(message.content)
-                if reply.client != client:
-                    raise ValueError(f"it answers as client {reply.client}")
-                _check_shapes(reply, order)
+                replies.append(_good_reply(client, message, order, kind))
             except ValueError as error:
                 faults.append(Fault(client, str(error)))
-            else:
-                replies.append(reply)
-        replies.sort(key=lambda reply: reply.client)
-        forms = {r.client: (frozenset(r.tensors), frozenset(r.beside), len(r.label_counts)) for r in replies}
-        usual = {form for form, _ in Counter(forms.values()).most_common(1)}
-        faults += [
-            Fault(r.client, "its reply has another form than most") for r in replies if forms[r.client] not in usual
-        ]
-        replies = [r for r in replies if forms[r.client] in usual]
+        forms = {reply.client: _form(reply) for reply in replies}
+        alike = Counter(forms.values())
+        usual = max(alike, key=lambda form: (alike[form], len(form[0])), default=None)  # of two the fuller one
+        faults += [Fault(r.client, "its reply has another form than most") for r in replies if forms[r.client] != usual]
+        replies = sorted((r for r in replies if forms[r.client] == usual), key=lambda reply: reply.client)
         faults.sort(key=lambda fault: fault.client)
-        if not replies:
-            first = faults[0]
+        if len(replies) < (wanted := order.settings.strategy.min_replies):
+            first = f"; client {faults[0].client}: {faults[0].reason}" if faults else ""
             raise RunFailed(
-                f"round {order.round + 1}: no client gave a good reply; client {first.client}: {first.reason}"
+                f"round {order.round + 1}: {len(replies) or 'none'} of {len(whom)} clients gave a good reply, "
+                f"strategy.min_replies = {wanted}{first}"
             )
         bytes_up = {r.client: size(r.tensors) + size(r.beside) for r in replies}
         return Exchange(replies, faults, size(order.tensors) + size(order.beside), bytes_up)
 
 
 def _send(
-    grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None], stop: Event
+    grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None], stop: Event, timeout: float
 ) -> list[Message]:
+    """The replies, until all are there or none came for `timeout` seconds: a queue behind few actors is waited for."""
     # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
     waiting = set(
         grid.push_messages(
             [Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items()]
         )
     )
-    messages = []
-    while waiting:
+    messages, last_came = [], time.monotonic()
+    while waiting and time.monotonic() - last_came < timeout:
         arrived = list(grid.pull_messages(waiting))
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)
             replied()
+            last_came = time.monotonic()
         messages += arrived
         if waiting and not arrived and stop.wait(POLL_SECONDS):
             raise RunFailed("the engine ended while clients were at work")
     return messages
 
 
-def _check_shapes(reply: Reply, order: Order) -> None:
+def _good_reply(client: int, message: Message | None, order: Order, kind: str) -> Reply:
+    """A client's reply to an order. Raises `ValueError` where it cannot be used, whatever is wrong with it."""
+    if message is None:
+        raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
+    if message.has_error():
+        raise ValueError(_reason(message.error))
+    try:
+        reply = Reply.from_record(message.content)
+    except Exception as error:
+        raise ValueError(str(error)) from error
+    if reply.client != client:
+        raise ValueError(f"it answers as client {reply.client}")
     for name, tensor in reply.tensors.items():
         if name not in order.tensors or order.tensors[name].shape != tensor.shape:
             raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
+    for suffix in _must_write(order, kind):
+        if not (Path(order.outbox) / f"{client}{suffix}").is_file():
+            raise ValueError(f"its {client}{suffix} is not in the run directory, which must be shared by all machines")
+    return reply
 
 
-def _last_line(reason: str | None) -> str:
-    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "an error without a reason"
+def _must_write(order: Order, kind: str) -> tuple[str, ...]:
+    """The files that a client writes whatever it holds; in other rounds it may keep the private state that it has."""
+    if kind == "evaluate":
+        return ".parquet", ".json"
+    return (".safetensors",) if order.stage in STARTS else ()
+
+
+def _form(reply: Reply) -> tuple[frozenset[str], frozenset[tuple[str, tuple[int, ...]]], int]:
+    """What all replies of a round have in common."""
+    beside = frozenset((name, tuple(tensor.shape)) for name, tensor in reply.beside.items())
+    return frozenset(reply.tensors), beside, len(reply.label_counts)
+
+
+def _reason(error: Error) -> str:
+    lines = [line.strip() for line in (error.reason or "").splitlines() if line.strip()]
+    said = lines[-1] if lines else "an error without a reason"
+    if error.code == ErrorCode.UNKNOWN:  # Flower's code where it is not the ClientApp that raised
+        return f"its process ended before it replied: killed, crashed, or longer at work than engine.timeout ({said})"
+    return said

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Protocol
 
@@ -17,12 +17,12 @@ from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.setup import prepare, target_of
 from partitions import Partition
 from strategy import late
-from strategy.messages import Order, Stage
+from strategy.messages import STARTS, Order, Stage
 from strategy.method import Method
 from strategy.participation import Participation, draw
 from strategy.plan import Round, plan
 from strategy.rebel import Rebel
-from strategy.rounds import Clients, Exchange, Fault, RunFailed
+from strategy.rounds import Clients, Exchange, Fault
 from strategy.strategies import aggregate, strategy_of
 from strategy.whole_model import WholeModel
 
@@ -76,7 +76,7 @@ class Server:
     def _method(self) -> Method:
         setup = prepare(self.settings)
         if self.settings.method == "rebel":
-            return Rebel.open(self.settings, setup, self.run.path)
+            return Rebel.open(self.settings, setup, self.run)
         return WholeModel(self.settings, setup)
 
     def _run_round(
@@ -90,19 +90,24 @@ class Server:
             method.private_start(state)
 
         def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors) -> Exchange:
-            path, early_seed = str(self.run.path), method.early_seed
-            order = Order(self.settings, path, step.number, step.stage, early_seed, step.last, sent, beside)
-            return clients.exchange(whom, order, kind, self.watcher.replied)
+            path, outbox, early_seed = self.run.path, self.run.new_outbox(step.number), method.early_seed
+            order = Order(
+                self.settings, str(path), str(outbox), step.number, step.stage, early_seed, step.last, sent, beside
+            )
+            exchange = clients.exchange(whom, order, kind, self.watcher.replied)
+            self.run.accept(step.number, outbox, [reply.client for reply in exchange.replies])
+            exchange = replace(exchange, faults=[_with_consequence(fault, kind, step) for fault in exchange.faults])
+            for fault in exchange.faults:
+                self.watcher.fault(step.number, fault)
+            return exchange
 
         strategy = strategy_of(self.settings, step.number)
         waiting, memory = late.take(memory, state)
         trained = ask("train", who.trained, method.sent(step.stage, state), strategy.beside(memory))
-        for fault in trained.faults:
-            self.watcher.fault(step.number, fault)
         rows = _training_rows(step, trained, who)
         of_nobody: dict[str, float] = {}
-        if trained.replies[0].tensors:
-            on_time = [reply for reply in trained.replies if reply.client not in who.late]
+        on_time = [reply for reply in trained.replies if reply.client not in who.late and reply.tensors]
+        if on_time:
             come_late = [reply for reply in trained.replies if reply.client in who.late]
             sent = state
             state, memory = aggregate(strategy, sent, waiting + on_time, memory)
@@ -111,11 +116,11 @@ class Server:
             if self.settings.strategy.late_replies == "next" and step.stage is not Stage.WARM_START:
                 memory = memory | late.keep(come_late, sent)
         if step.stage is Stage.PRIVATE_START:
-            _refuse_faults(step, trained)
             state = method.shared(state)
+        if step.stage in STARTS:
+            there = [client for client in there if client not in {fault.client for fault in trained.faults}]
         if step.evaluate:
             evaluated = ask("evaluate", there, method.shared(state), {})
-            _refuse_faults(step, evaluated)
             rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
             if step.stage is Stage.NEWCOMERS:  # the others are as they were after the round before
                 rows = [row for row in rows if row["client"] in who.trained]
@@ -131,9 +136,10 @@ class Server:
         return state, memory
 
     def _clients(self, step: Round) -> tuple[list[int], Participation]:
-        """The clients there are after a round, and those that train in it."""
-        partition = self.settings.partition
-        members = list(range(partition.members))
+        """The clients there are in a round, and those that train in it: all members until each has a private state of
+        its own, then those that have one."""
+        partition, started = self.settings.partition, step.number > self.settings.rounds.warm_start
+        members = self.run.clients(step.number - 1) if started else list(range(partition.members))
         if step.stage is Stage.NEWCOMERS:
             newcomers = list(range(partition.members, partition.clients))
             return members + newcomers, Participation(newcomers, [], [])
@@ -192,21 +198,27 @@ def _training_rows(step: Round, trained: Exchange, who: Participation) -> Rows:
 
 
 def _with_measurements(step: Round, rows: Rows, evaluated: Exchange, measured: pd.DataFrame) -> Rows:
-    trained = {row["client"]: row for row in rows}
+    row_of = {row["client"]: row for row in rows}
+    for client in [*evaluated.bytes_up, *(fault.client for fault in evaluated.faults)]:
+        row_of.setdefault(client, {"round": step.number, "stage": str(step.stage), "client": client})
     of_client = {row["client"]: row for row in measured.to_dict("records")}
-    with_them = []
     for client, bytes_up in evaluated.bytes_up.items():
-        row: dict[str, Any] = {"round": step.number, "stage": str(step.stage), "client": client}
-        row |= trained.get(client, {})
+        row = row_of[client]
         row["bytes_down"] = row.get("bytes_down", 0) + evaluated.bytes_down
         row["bytes_up"] = row.get("bytes_up", 0) + bytes_up
         measures = {name: float(of_client[client][name]) for name in KEPT}
-        with_them.append(row | {name: value for name, value in measures.items() if not math.isnan(value)})
-    return with_them
+        row |= {name: value for name, value in measures.items() if not math.isnan(value)}
+    for fault in evaluated.faults:
+        row = row_of[fault.client]
+        row["fault"] = f"{row['fault']}; {fault.reason}" if "fault" in row else fault.reason
+    return [row_of[client] for client in sorted(row_of)]
 
 
-def _refuse_faults(step: Round, exchanged: Exchange) -> None:
-    """Every client must be there where the next rounds or the results need each of them."""
-    if exchanged.faults:
-        fault = exchanged.faults[0]
-        raise RunFailed(f"round {step.number + 1}, {step.stage}: client {fault.client}: {fault.reason}")
+def _with_consequence(fault: Fault, kind: str, step: Round) -> Fault:
+    """A fault, and what comes of it beyond its round."""
+    if kind == "evaluate":
+        missing = "; it will be missing in clients.csv" if step.last else ""
+        return replace(fault, reason=f"not measured: {fault.reason}{missing}")
+    if step.stage in STARTS:
+        return replace(fault, reason=f"{fault.reason}; without a private state it is left out of the rest of the run")
+    return fault

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from flwr.app import Message
+from flwr.clientapp import ClientApp
 
 import fed_rebel.launch  # noqa: F401 - sets Flower's environment before Flower is imported
 from clients.app import app as client_app
@@ -96,8 +97,8 @@ class RecordingGrid(InlineGrid):
     """Keeps every message, in the order in which the server sent and got them; `shuffled`, replies of a round come all
     at once, in an order drawn anew each time."""
 
-    def __init__(self, settings: Settings, shuffled: bool = False) -> None:
-        super().__init__(client_app, settings.partition.clients, clients_at_once(settings))
+    def __init__(self, settings: Settings, shuffled: bool = False, app: ClientApp = client_app) -> None:
+        super().__init__(app, settings.partition.clients, clients_at_once(settings), settings.engine.timeout)
         self.messages: list[Message] = []
         self._shuffled = np.random.default_rng() if shuffled else None
         self._held: list[Message] = []
@@ -119,7 +120,8 @@ class RecordingGrid(InlineGrid):
 
     def close(self) -> None:
         super().close()
-        self._threads.shutdown(wait=True)  # in this process a run may go on at once
+        for call in list(self._working.values()):
+            call.thread.join()  # in this process a run may go on at once
 
 
 @dataclass
@@ -162,8 +164,9 @@ def _go_on(
     after_round: AfterRound = lambda *_: None,
     on_reply: Callable[[], None] = lambda: None,
     shuffled: bool = False,
+    app: ClientApp = client_app,
 ) -> Federated:
-    grid, listener, ended_by = RecordingGrid(settings, shuffled), Listener(run, after_round, on_reply), None
+    grid, listener, ended_by = RecordingGrid(settings, shuffled, app), Listener(run, after_round, on_reply), None
     try:
         Server(settings, run, listener).federate(grid)
     except (KeyboardInterrupt, RunFailed) as error:
@@ -175,9 +178,10 @@ def _go_on(
 
 @pytest.fixture(scope="session")
 def go_on():
-    """Run what is left of a run on the inline engine: `go_on(run, settings, after_round, on_reply)`.
+    """Run what is left of a run on the inline engine: `go_on(run, settings, after_round, on_reply, app)`.
 
-    `after_round(number, run)` and `on_reply()` may do anything; a KeyboardInterrupt of theirs stops the run.
+    `app` is what runs on the clients. `after_round(number, run)` and `on_reply()` may do anything; a KeyboardInterrupt
+    of theirs stops the run.
     """
     return _go_on
 

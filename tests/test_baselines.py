@@ -250,9 +250,11 @@ def test_a_client_that_trains_alone_does_not_depend_on_the_others(runs, baseline
     run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
     for step in plan(settings):
         run.begin_round(step.number)
-        order = Order(settings, str(run.path), step.number, step.stage, 0, step.last, {})
+        outbox = run.new_outbox(step.number)
+        order = Order(settings, str(run.path), str(outbox), step.number, step.stage, 0, step.last, {})
         reply = whole_model.train(order, client=1)
         assert not reply.tensors
+        run.accept(step.number, outbox, [1])
     alone = tensor_file.read(private_file(run.path, step.number, 1))
     together = private(runs["local"].run, 1)
     assert alone.keys() == together.keys()

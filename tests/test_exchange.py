@@ -13,7 +13,7 @@ from strategy.messages import Hello, Order, Reply, Stage
 from strategy.rounds import Clients, RunFailed
 
 SENT = {"head2.weight": torch.zeros(2, 2), "head2.bias": torch.zeros(2)}
-ORDER = Order(Settings(), "run", 0, Stage.DISTILL, 0, False, SENT)
+ORDER = Order(Settings(), "run", "outbox", 0, Stage.DISTILL, 0, False, SENT)
 
 
 def reply(client, **changes):
@@ -84,5 +84,7 @@ def test_a_bad_reply_is_told_and_the_others_are_used(what, place):
 
 
 def test_without_a_good_reply_the_run_fails_and_says_why():
-    with pytest.raises(RunFailed, match=r"^round 1: no client gave a good reply; client 0: .*a client's own trouble"):
+    with pytest.raises(
+        RunFailed, match=r"^round 1: none of 2 clients gave a good reply, .*; client 0: .*a client's own trouble"
+    ):
         exchange([raises, raises])

@@ -17,7 +17,7 @@ from fed_rebel import files, tensor_file
 from fed_rebel.exits import Target, calibrate
 from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE, client_rows
-from fed_rebel.runs import RunDirectory, private_file
+from fed_rebel.runs import RunDirectory
 from fed_rebel.training.setup import prepare
 from fed_rebel.training.warm_start import WarmStart
 from partitions import Partition, gini, label_histogram, smoothed_shares
@@ -711,19 +711,20 @@ def test_a_client_whose_training_diverges_keeps_its_private_state(stopped, tiny_
     warm = WarmStart.from_tensors(tensor_file.read(run.path / "warm_start.safetensors"))
     head2 = {name: tensor for name, tensor in run.shared().items() if name.startswith("head2.")}
     head2["head2.layers.0.weight"][0] = math.nan
-    order = Order(tiny_settings(), str(run.path), DISTILL, stage, warm.early_seed, False, head2)
     run.begin_round(DISTILL)
+    outbox = run.new_outbox(DISTILL)
+    order = Order(tiny_settings(), str(run.path), str(outbox), DISTILL, stage, warm.early_seed, False, head2)
     with pytest.raises(ValueError, match="not finite"):
         train(order, client=1)
-    assert not private_file(run.path, DISTILL, 1).exists()
+    assert not list(outbox.iterdir())
     # With what it should have been sent, it trains.
     assert train(replace(order, tensors={n: t.nan_to_num() for n, t in head2.items()}), client=1).client == 1
-    assert private_file(run.path, DISTILL, 1).exists()
+    assert [file.name for file in outbox.iterdir()] == ["1.safetensors"]
 
 
-def test_a_client_that_is_not_in_the_partition_is_told(stopped, tiny_settings):
+def test_a_client_that_is_not_in_the_partition_is_told(stopped, tiny_settings, tmp_path):
     run = stopped(PRIVATE_START)
-    order = Order(tiny_settings(), str(run.path), DISTILL, Stage.DISTILL, 0, False, {})
+    order = Order(tiny_settings(), str(run.path), str(tmp_path), DISTILL, Stage.DISTILL, 0, False, {})
     with pytest.raises(ValueError, match=r"^partition-id = 3: allowed: 0 to 2$"):
         train(order, client=3)
 

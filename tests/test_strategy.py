@@ -289,10 +289,10 @@ def assert_same(one, other):
 @pytest.mark.parametrize("sent", [{}, tensors(torch.Generator().manual_seed(0))])
 def test_an_order_comes_through_a_message_as_it_was(sent):
     settings = Settings.from_flat({"seed": 2**40, "partition.alpha": 1e-4, "exits.server_prior": True})
-    order = Order(settings, "/a run/ü", 3, Stage.DISTILL, 2**40, True, sent)
+    order = Order(settings, "/a run/ü", "/a run/ü/outbox", 3, Stage.DISTILL, 2**40, True, sent)
     got = Order.from_record(through_flower(order.to_record()))
     assert got.settings == settings
-    assert (got.run, got.round, got.stage) == ("/a run/ü", 3, Stage.DISTILL)
+    assert (got.run, got.outbox, got.round, got.stage) == ("/a run/ü", "/a run/ü/outbox", 3, Stage.DISTILL)
     assert (got.early_seed, got.last) == (2**40, True)
     assert_same(got.tensors, sent)
 

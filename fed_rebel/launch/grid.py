@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from fed_rebel.report.grid import SAME_RESULT, short_key, value_text
-from fed_rebel.settings import Scalar, Settings, SettingsError, load
+from fed_rebel.report.grid import short_key, value_text
+from fed_rebel.settings import SAME_RESULT, Scalar, Settings, SettingsError, load
 
 _COMMAS = re.compile(r""",(?=(?:[^"']|"[^"]*"|'[^']*')*$)""")
 """Commas outside quotes."""

@@ -1,11 +1,13 @@
 """The Ray engine: Flower's simulation, its clients actors of a Ray cluster."""
 
+import faulthandler
 import logging
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import ray
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -15,6 +17,25 @@ from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.settings import Settings
 from strategy.rounds import RunFailed
 from strategy.server import Server
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """A ClientApp whose process ends where a call takes longer, with a line on standard error that says where it was.
+
+    Nobody else can end it: Flower waits for its actors, also at the end of a run.
+    """
+
+    client_app: ClientApp
+    seconds: float
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Carry out a message."""
+        faulthandler.dump_traceback_later(self.seconds, exit=True)
+        try:
+            return self.client_app(message, context)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def run_on_ray(server: Server, client_app: ClientApp) -> None:
@@ -43,11 +64,17 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             init_args |= {"address": "local", "num_cpus": at_once * settings.engine.threads}
         run_simulation(
             server_app,
-            client_app,
+            cast(ClientApp, TimeLimit(client_app, settings.engine.timeout)),
             num_supernodes=settings.partition.clients,
             backend_config={
                 "init_args": init_args,
-                "client_resources": {"num_cpus": settings.engine.threads, "num_gpus": _gpu_share(settings, at_once)},
+                # Flower hands these to Ray as they are. It puts an actor that died back to work, where every further
+                # client would fail at once, so Ray has to start it anew.
+                "client_resources": {
+                    "num_cpus": settings.engine.threads,
+                    "num_gpus": _gpu_share(settings, at_once),
+                    "max_restarts": -1,
+                },
             },
         )
     except RuntimeError as error:

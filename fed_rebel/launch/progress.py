@@ -91,6 +91,7 @@ class ProgressDisplay:
         self._console.print(
             f"round {round + 1}: client {fault.client} left out: {fault.reason}",
             style="yellow",
+            soft_wrap=True,
             highlight=False,
             markup=False,
         )

@@ -26,8 +26,14 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
 
 
 def reopen(path: Path) -> tuple[RunDirectory, Settings]:
-    """A run that was begun, and its settings. Raises `ValueError` where its data or device are not there any more."""
+    """A run that was begun, and its settings.
+
+    Raises `ValueError` where it is not as it was left, or its data or device are not there any more; `SettingsError`
+    where another process works on it.
+    """
     run, settings = RunDirectory.open(path)
+    with alone(run.path):
+        run.check_whole(settings)
     check_installed(settings)
     run.check_same(prepare(settings).identity)
     return run, settings
@@ -53,7 +59,7 @@ def _run_on_engine(server: Server) -> None:
         return
     from fed_rebel.launch.inline import InlineGrid
 
-    grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings))
+    grid = InlineGrid(client_app, settings.partition.clients, clients_at_once(settings), settings.engine.timeout)
     try:
         server.federate(grid)
     finally:

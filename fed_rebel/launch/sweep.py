@@ -1,7 +1,6 @@
 """A sweep: the runs of a grid, each in a process of its own, some at once."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +19,9 @@ from fed_rebel.launch.grid import Grid
 from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.launch.simulation import begin
-from fed_rebel.report.grid import first_difference, flat_settings, is_run, read_settings
+from fed_rebel.report.grid import flat_settings, is_run, read_settings
 from fed_rebel.runs import RunDirectory, alone
-from fed_rebel.settings import Scalar, Settings, SettingsError
+from fed_rebel.settings import Scalar, Settings, SettingsError, first_difference
 from fed_rebel.training.setup import deal_data
 from strategy.extras import check_installed
 from strategy.plan import plan
@@ -142,7 +141,7 @@ def _record(grid: Grid, out: Path) -> None:
 
 def _unfinished(grid: Grid, out: Path) -> dict[str, Settings]:
     """The runs of the grid that are still to do; one that was begun in another directory of the sweep goes on there."""
-    held = {path.parent.name: read_settings(path.parent) for path in sorted(out.glob("*/settings.toml"))}
+    held = {path.parent.name: read_settings(path.parent) for path in sorted(out.glob("[!.]*/settings.toml"))}
     todo = {}
     for name, settings in grid.runs.items():
         flat = settings.flat()
@@ -168,8 +167,6 @@ def _begin(waiting: Mapping[str, Settings], out: Path, display: ProgressDisplay)
         path = out / name
         if is_run(path):
             continue
-        if (path / "rounds").is_dir() and not (path / "current").is_symlink():
-            shutil.rmtree(path)  # a kill while it was made
         try:
             begin(settings, path, display)
         except ValueError as error:

@@ -10,12 +10,10 @@ from typing import Any
 import pandas as pd
 
 from fed_rebel.report.record import labels_early
-from fed_rebel.settings import Scalar, Settings
+from fed_rebel.settings import SAME_RESULT, Scalar, Settings
 
 ALWAYS = ("partition.kind", "partition.alpha", "early.kind")
 """Settings that the table of clients names whether they differ or not."""
-SAME_RESULT = frozenset({"data.dir", "engine.kind", "engine.clients_at_once", "tracking"})
-"""Settings that change no result."""
 
 StrPath = str | os.PathLike[str]
 
@@ -147,12 +145,6 @@ def flat_settings(tree: Mapping[str, Any]) -> dict[str, Scalar]:
     return Settings().flat() | named
 
 
-def first_difference(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> str | None:
-    """The first key, of those that change a result, that two runs differ in; None where they give the same bytes."""
-    keys = (key for key in dict.fromkeys([*one, *other]) if key not in SAME_RESULT)
-    return next((key for key in keys if one.get(key) != other.get(key)), None)
-
-
 def short_key(key: str) -> str:
     """The last word of a dotted key where no other key ends in it ("alpha"), else the key ("early.kind")."""
     name = key.rsplit(".", 1)[-1]
@@ -170,7 +162,7 @@ def value_text(value: Scalar) -> str:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/settings.toml"))
+    return sorted(path.parent for path in folder.glob("[!.]*/settings.toml"))
 
 
 def _clients(run: Path) -> pd.DataFrame:

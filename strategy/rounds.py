@@ -1,5 +1,6 @@
 """One exchange with the clients: who is there, who takes part, what is sent, and which replies are good."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from strategy.messages import NO_SPACE, STARTS, Hello, Order, Reply, size
@@ -16,7 +16,9 @@ from strategy.messages import NO_SPACE, STARTS, Hello, Order, Reply, size
 POLL_SECONDS = 0.05
 WAIT_FOR_NODES_SECONDS = 120.0
 WAIT_FOR_ERRORS_SECONDS = 10.0
-"""An engine that ends a client at its time limit tells so by itself, Ray once the process is gone."""
+"""An engine that ends a client at its time limit tells so by itself, and gets so long to do it."""
+WRAPPED = re.compile(r"(<class '[\w.]+'>:<'|Exception ClientAppException occurred\. Message: )+(?P<said>.*)'>")
+"""What Flower makes of the words of an exception."""
 
 
 class RunFailed(RuntimeError):
@@ -140,7 +142,7 @@ def _good_reply(client: int, message: Message | None, order: Order, kind: str) -
     if message is None:
         raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
     if message.has_error():
-        raise ValueError(_reason(message.error))
+        raise ValueError(_last_line(message.error.reason))
     try:
         reply = Reply.from_record(message.content)
     except Exception as error:
@@ -169,9 +171,7 @@ def _form(reply: Reply) -> tuple[frozenset[str], frozenset[tuple[str, tuple[int,
     return frozenset(reply.tensors), beside, len(reply.label_counts)
 
 
-def _reason(error: Error) -> str:
-    lines = [line.strip() for line in (error.reason or "").splitlines() if line.strip()]
-    said = lines[-1] if lines else "an error without a reason"
-    if error.code == ErrorCode.UNKNOWN:  # Flower's code where it is not the ClientApp that raised
-        return f"its process ended before it replied: killed, crashed, or longer at work than engine.timeout ({said})"
-    return said
+def _last_line(reason: str | None) -> str:
+    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
+    last = lines[-1] if lines else "an error without a reason"
+    return wrapped["said"] if (wrapped := WRAPPED.fullmatch(last)) else last

@@ -1,5 +1,7 @@
 """One exchange over a real grid: good replies are used, bad ones are told and left out."""
 
+import math
+from dataclasses import replace
 from threading import Event
 
 import pytest
@@ -9,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.settings import Settings
+from strategy import rounds
 from strategy.messages import Hello, Order, Reply, Stage
 from strategy.rounds import Clients, RunFailed
 
@@ -24,8 +27,8 @@ def edited(record, **changes):
     return RecordDict({key: value for key, value in {**record, **changes}.items() if value is not None})
 
 
-def exchange(answers):
-    """Exchange ORDER with as many clients as there are answers: each a function of the client's number."""
+def exchange(answers, order=ORDER, timeout=math.inf):
+    """Exchange an order with as many clients as there are answers: each a function of the client's number."""
     app = ClientApp()
 
     @app.query()
@@ -37,16 +40,24 @@ def exchange(answers):
         client = context.node_config["partition-id"]
         return Message(answers[client](client), reply_to=message)
 
-    grid = InlineGrid(app, len(answers), at_once=1)
+    grid = InlineGrid(app, len(answers), at_once=1, timeout=timeout)
     try:
         clients = Clients.find(grid, len(answers), Event())
-        return clients.exchange(range(len(answers)), ORDER, "train", lambda: None)
+        return clients.exchange(range(len(answers)), order, "train", lambda: None)
     finally:
         grid.close()
 
 
 def raises(client):
     raise RuntimeError("a client's own trouble")
+
+
+def hangs(client):
+    Event().wait()
+
+
+def no_loss(client):
+    return edited(reply(client), losses=MetricRecord({"loss_early": math.nan}))
 
 
 def not_finite(client):
@@ -56,6 +67,11 @@ def not_finite(client):
 BAD = {
     "an error": (raises, "a client's own trouble"),
     "numbers that are not finite": (not_finite, "not finite"),
+    "a loss that is not finite": (no_loss, "loss_early of client"),
+    "a number that is a list": (
+        lambda client: edited(reply(client), reply=MetricRecord({"client": client, "samples": [3], "weight": 1.0})),
+        "not supported",
+    ),
     "nothing": (lambda client: RecordDict(), "its reply has no 'reply'"),
     "no tensors": (lambda client: edited(reply(client), tensors=None), "its reply has no 'tensors'"),
     "no samples": (lambda client: edited(reply(client), reply=MetricRecord({"client": client})), "has no 'samples'"),
@@ -88,3 +104,48 @@ def test_without_a_good_reply_the_run_fails_and_says_why():
         RunFailed, match=r"^round 1: none of 2 clients gave a good reply, .*; client 0: .*a client's own trouble"
     ):
         exchange([raises, raises])
+
+
+def with_settings(**changes):
+    return replace(ORDER, settings=Settings.from_flat({key.replace("__", "."): v for key, v in changes.items()}))
+
+
+def test_fewer_good_replies_than_wanted_end_the_run_and_are_counted():
+    order = with_settings(strategy__min_replies=2)
+    assert len(exchange([reply, raises, reply], order).replies) == 2
+    with pytest.raises(RunFailed, match=r"^round 1: 1 of 3 clients .*, strategy.min_replies = 2; client 1: .*trouble$"):
+        exchange([reply, raises, raises], order)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_hung_client_is_given_up_and_its_place_given_to_the_next(place):
+    answers = [reply] * 3
+    answers[place] = hangs
+    exchanged = exchange(answers, timeout=0.3)
+    assert [(f.client, f.reason) for f in exchanged.faults] == [(place, "longer at work than engine.timeout = 0.3 s")]
+    assert len(exchanged.replies) == 2
+
+
+def test_where_no_reply_comes_for_so_long_the_server_gives_up_those_that_are_out(monkeypatch):
+    monkeypatch.setattr(rounds, "WAIT_FOR_ERRORS_SECONDS", 0.0)
+    exchanged = exchange([reply, hangs, reply], with_settings(engine__timeout=0.3))
+    assert [fault.client for fault in exchanged.faults] == [1, 2]  # one place: the last never had its turn
+    assert {fault.reason for fault in exchanged.faults} == {"no reply, engine.timeout = 0.3 s"}
+    assert [good.client for good in exchanged.replies] == [0]
+
+
+def test_a_queue_that_keeps_replying_is_not_given_up(monkeypatch):
+    monkeypatch.setattr(rounds, "WAIT_FOR_ERRORS_SECONDS", 0.0)
+
+    def slow(client):
+        Event().wait(0.2)
+        return reply(client)
+
+    assert len(exchange([slow] * 5, with_settings(engine__timeout=0.6)).replies) == 5
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_two_forms_the_fuller_one_is_used(place):
+    answers = [reply] * 2
+    answers[place] = lambda client: reply(client, tensors={"head2.bias": SENT["head2.bias"]})
+    assert [fault.client for fault in exchange(answers).faults] == [place]

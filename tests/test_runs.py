@@ -2,6 +2,12 @@
 
 import json
 import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +15,8 @@ import pytest
 import torch
 
 from fed_rebel import files, tensor_file
+from fed_rebel.checksums import Checksum
+from fed_rebel.report.grid import find_runs
 from fed_rebel.runs import RunDirectory, private_file
 from fed_rebel.settings import Settings, SettingsError
 from partitions import Partition, Shard
@@ -78,6 +86,23 @@ def test_what_exists_is_refused_and_left_alone(tmp_path, kind):
         RunDirectory.create(path, Settings(seed=1), a_partition(), {})
     assert len(str(caught.value).splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_kill_while_a_run_is_made_leaves_no_run_and_the_next_try_makes_it(tmp_path):
+    program = (
+        "import os, signal, pathlib, sys; sys.path.insert(0, 'tests')\n"
+        "from test_runs import RunDirectory, Settings, a_partition\n"
+        "os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"RunDirectory.create(pathlib.Path({str(tmp_path / 'run')!r}), Settings(), a_partition(), {{}})\n"
+    )
+    root = Path(__file__).parent.parent
+    killed = subprocess.run([sys.executable, "-c", program], cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="no finished run here"):
+        find_runs([tmp_path])
+    RunDirectory.create(tmp_path / "run", Settings(), a_partition(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -159,10 +184,147 @@ def test_rows_of_an_interrupted_round_are_ignored_and_written_anew(run, left):
 def test_a_kill_before_the_old_round_is_removed_does_no_harm(run):
     do_round(run, 0)
     do_round(run, 1)
-    (run.round_path(0) / "private").mkdir(parents=True)
+    (run.round_path(0) / "private").mkdir(parents=True)  # as a kill leaves it
     opened, _ = RunDirectory.open(run.path)
     do_round(opened, 2, wrote=(0,))
     assert (opened.rounds_done, state_of(opened, 0), state_of(opened, 1)) == (3, 20, 11)
+
+
+# What clients write, and when it counts
+
+
+def test_what_a_client_writes_counts_once_it_is_accepted(run):
+    do_round(run, 0)
+    run.begin_round(1)
+    outbox = run.new_outbox(1)
+    for client in (0, 1):
+        tensor_file.write(outbox / f"{client}.safetensors", private(10 + client))
+    run.accept(1, outbox, [0, 2])
+    tensor_file.write(outbox / "2.safetensors", private(12))  # late
+    run.finish_round(1, {}, rows(1))
+    assert [state_of(run, client) for client in range(3)] == [10, 1, 2]
+    assert run.clients(1) == [0, 1, 2]
+    do_round(run, 2)
+    assert [path.name for path in (run.path / "rounds").iterdir()] == ["0002"]
+
+
+def test_an_evaluation_counts_once_it_is_accepted(run):
+    run.begin_round(0)
+    outbox = run.new_outbox(0)
+    for client in (0, 1):
+        pd.DataFrame({"client": [client]}).to_parquet(outbox / f"{client}.parquet")
+        (outbox / f"{client}.json").write_text(json.dumps({"client": client}))
+    run.accept(0, outbox, [1])
+    records, predictions = run.evaluations(0)
+    assert (records, predictions["client"].tolist()) == ([{"client": 1}], [1])
+
+
+# Whole, and the same: what is checked before a run goes on
+
+
+READ_BY_A_RESUME = [
+    "partition.npz",
+    "warm_start.safetensors",
+    "rounds.jsonl",
+    "current/shared.safetensors",
+    "current/strategy.safetensors",
+    "current/private/0.safetensors",
+    "current/private/1.safetensors",
+    "current/evaluation/0.json",
+]
+
+
+@pytest.fixture
+def two_rounds(run):
+    """Two rounds, of which the second left the state of client 1 as it was."""
+    tensor_file.write(run.path / "warm_start.safetensors", private(0))
+    do_round(run, 0)
+    run.begin_round(1)
+    outbox = run.new_outbox(1)
+    tensor_file.write(outbox / "0.safetensors", private(10))
+    (outbox / "0.json").write_text(json.dumps({"client": 0}))
+    run.accept(1, outbox, [0])
+    run.finish_round(1, {"head2.weight": torch.ones(2)}, rows(1), {"memory": torch.ones(2)})
+    run.check_whole(Settings())
+    return run
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize("name", READ_BY_A_RESUME)
+def test_a_file_that_is_not_as_it_was_written_is_named_and_the_run_left_alone(two_rounds, name, how):
+    path = two_rounds.path / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        files.replace(path, content[:-1] if how == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    before = {other: other.lstat().st_mtime_ns for other in two_rounds.path.rglob("*")}
+    with pytest.raises(SettingsError, match=how) as caught:
+        two_rounds.check_whole(Settings())
+    assert str(caught.value).startswith(f"{path.resolve()}: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert {other: other.lstat().st_mtime_ns for other in two_rounds.path.rglob("*")} == before
+    files.replace(path, content)
+    two_rounds.check_whole(Settings())
+
+
+def test_rows_after_the_last_finished_round_are_no_damage(two_rounds):
+    with (two_rounds.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 2, "sta')
+    two_rounds.check_whole(Settings())
+    assert two_rounds.rows() == rows(0) + rows(1)
+
+
+def test_only_what_changed_is_summed_again(two_rounds, monkeypatch):
+    summed = []
+    of = Checksum.of
+    monkeypatch.setattr(Checksum, "of", lambda path: summed.append(path.name) or of(path))
+    do_round(two_rounds, 2, wrote=(2,))
+    assert sorted(summed) == ["2.safetensors", "rounds.jsonl", "shared.safetensors"]
+
+
+@pytest.mark.parametrize("damage", [None, "{", "[]", '{"rounds.jsonl": 3}'])
+def test_sums_that_are_missing_or_damaged_are_named(two_rounds, damage):
+    path = two_rounds.path / "current" / "sha256.json"
+    path.unlink() if damage is None else files.replace(path, damage.encode())
+    with pytest.raises(SettingsError, match=r"rounds/0001/sha256\.json: missing or damaged"):
+        two_rounds.check_whole(Settings())
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_run_without_its_link_to_the_current_round_is_told(two_rounds, copied):
+    run = two_rounds
+    if copied:  # with what the links lead to
+        run = RunDirectory(Path(shutil.copytree(run.path, run.path.with_name("copy"))))
+    else:
+        (run.path / "current").unlink()
+    with pytest.raises(SettingsError, match=f"^{run.path / 'current'}: is not the link to the last finished round"):
+        run.check_whole(Settings())
+
+
+def test_settings_that_change_no_result_may_be_changed(two_rounds):
+    changes = {"engine.kind": "inline", "engine.clients_at_once": 3, "engine.timeout": 5.0, "tracking": "tensorboard"}
+    two_rounds.check_whole(Settings.from_flat(changes))
+    # Where data and base model lie may change; what they are is told by their fingerprints.
+    two_rounds.check_whole(Settings.from_flat({"data.name": "elsewhere.npz", "base.weights": "elsewhere"}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("partition.alpha", 0.2), ("seed", 1), ("engine.threads", 2)])
+def test_settings_that_change_a_result_are_told(two_rounds, key, value):
+    begun = Settings().flat()[key]
+    with pytest.raises(SettingsError, match=rf"settings\.toml: {key} = {value}, the run was begun with {begun}; "):
+        two_rounds.check_whole(Settings.from_flat({key: value}))
+
+
+@pytest.mark.parametrize("package", ["fed-rebel", "torch"])
+def test_another_version_is_told_naming_both(run, package):
+    path = run.path / "environment.json"
+    environment = json.loads(path.read_text())
+    here = environment["versions"][package]
+    environment["versions"][package] = "0.0.7"
+    path.write_text(json.dumps(environment))
+    with pytest.raises(SettingsError, match=f"was begun with {package} = 0.0.7, here it is {re.escape(here[:16])}; "):
+        run.check_same({})
 
 
 # Results, and evaluations

@@ -9,8 +9,11 @@ from typing import Any, cast
 import ray
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
+from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+from ray.exceptions import RayActorError
 
 from fed_rebel.datasets import data_directory
 from fed_rebel.launch.clients_at_once import clients_at_once
@@ -21,9 +24,9 @@ from strategy.server import Server
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """A ClientApp whose process ends where a call takes longer, with a line on standard error that says where it was.
+    """A ClientApp whose process ends where a call takes longer; where it was is told on standard error.
 
-    Nobody else can end it: Flower waits for its actors, also at the end of a run.
+    Nobody else ends it, and Flower waits for all its actors at the end of a run.
     """
 
     client_app: ClientApp
@@ -36,6 +39,21 @@ class TimeLimit:
             return self.client_app(message, context)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+class LastingPool(BasicActorPool):
+    """Flower's pool of actors, but an actor that died is replaced.
+
+    Flower gives it back to work, where every further client that it gets fails at once.
+    """
+
+    def fetch_result_and_return_actor_to_pool(self, future: Any) -> tuple[Message, Context]:
+        """As in Flower, whose backend puts the actor of a future that failed back into the pool."""
+        try:
+            return super().fetch_result_and_return_actor_to_pool(future)
+        except RayActorError:
+            self._future_to_actor[future] = self.create_actor_fn()
+            raise RuntimeError("its process ended: killed, crashed, or longer at work than engine.timeout") from None
 
 
 def run_on_ray(server: Server, client_app: ClientApp) -> None:
@@ -51,6 +69,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
         server.federate(grid)
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    raybackend.BasicActorPool = LastingPool  # type: ignore[attr-defined]  # Flower lets nobody choose it
     settings = server.settings
     at_once = clients_at_once(settings)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
@@ -68,13 +87,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             num_supernodes=settings.partition.clients,
             backend_config={
                 "init_args": init_args,
-                # Flower hands these to Ray as they are. It puts an actor that died back to work, where every further
-                # client would fail at once, so Ray has to start it anew.
-                "client_resources": {
-                    "num_cpus": settings.engine.threads,
-                    "num_gpus": _gpu_share(settings, at_once),
-                    "max_restarts": -1,
-                },
+                "client_resources": {"num_cpus": settings.engine.threads, "num_gpus": _gpu_share(settings, at_once)},
             },
         )
     except RuntimeError as error:

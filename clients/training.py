@@ -40,10 +40,13 @@ def train(order: Order, client: int) -> Reply:
     return _distill(order, shard)
 
 
-def restore(order: Order, shard: ClientShard) -> tuple[Rebel, Tensors]:
-    """The client's model, its own private parts and the shared ones of the order, and what else it has kept."""
+def restore(order: Order, shard: ClientShard, kept: Tensors | None = None) -> tuple[Rebel, Tensors]:
+    """The client's model, its own private parts and the shared ones of the order, and what else it has kept.
+
+    `kept` is its private state where that is not yet on its disk.
+    """
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
-    kept = private_state.load(Path(order.run), order.round, shard.client)
+    kept = kept or private_state.load(Path(order.run), order.round, shard.client)
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
     statistics = batch_norm_statistics(model)
@@ -71,6 +74,12 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
 
 
 def _private_start(order: Order, shard: ClientShard) -> Reply:
+    private_state.save(Path(order.outbox), shard.client, _start(order, shard))
+    return Reply(shard.client, shard.samples)
+
+
+def _start(order: Order, shard: ClientShard) -> Tensors:
+    """A private state to begin with: the order's private parts, with the client's own label prior and its codes."""
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
     model.load_parts(order.tensors)
     if order.settings.early.prior == "shares":
@@ -81,19 +90,17 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
     own = model.parts(*PRIVATE)
     if order.settings.train.head1_pull:
         own |= {f"warm.{name}": tensor.clone() for name, tensor in model.parts("head1").items()}
-    private_state.save(Path(order.outbox), shard.client, on_cpu(own))
-    return Reply(shard.client, shard.samples)
+    return on_cpu(own)
 
 
 def _newcomer(order: Order, shard: ClientShard) -> Reply:
-    _private_start(order, shard)
     shared = {name: tensor for name, tensor in order.tensors.items() if name.split(".", 1)[0] in SHARED}
-    return _distill(replace(order, tensors=shared), shard)
+    return _distill(replace(order, tensors=shared), shard, _start(order, shard))
 
 
-def _distill(order: Order, shard: ClientShard) -> Reply:
+def _distill(order: Order, shard: ClientShard, kept: Tensors | None = None) -> Reply:
     settings = order.settings
-    model, kept = restore(order, shard)
+    model, kept = restore(order, shard, kept)
     trained = ["early"]
     if settings.head1 == "local" or (settings.head1 == "shared" and order.stage is Stage.DISTILL):
         trained.append("head1")

@@ -2,13 +2,14 @@
 
     python examples/kill_and_resume.py --kills 20
 
-The command and everything that it started are killed by SIGKILL, at moments spread evenly over the time that a whole
-run takes; every other kill is on Ray. Each killed run is resumed to its end. The table that is printed says in which
+The command and everything that it started are killed by SIGKILL, at random moments spread evenly over the start, the
+rounds and the end of a run; every other kill is on Ray. Each killed run is resumed to its end. The table that is printed says in which
 stage and round it was, and whether `shared.safetensors`, `clients.csv` and every private file have the same bytes as
 those of the run that was left alone. Exits 1 where one has not. The data are tiny: a run takes some ten seconds.
 """
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from fed_rebel.runs import RunDirectory
-from fed_rebel.settings import Settings
+from fed_rebel.settings import Settings, load
 from strategy.plan import plan
 
 CLASSES = 5
@@ -53,21 +54,38 @@ def kill_and_resume(folder: Path, engine: str, moments: Iterable[float]) -> Iter
     expected = results(left_alone)
     for number, moment in enumerate(moments):
         run = folder / f"killed-{number}"
-        process = subprocess.Popen(
-            [*COMMAND, "simulate", str(settings), "--out", str(run)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(moment * took)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        was_in = stage_of(run)
+        after, ended = kill(settings, run, moment, took)
+        was_in = "after its end" if ended else stage_of(run)
         if run.exists():
             subprocess.run([*COMMAND, "resume", str(run)], check=True, stdout=subprocess.DEVNULL)
         else:  # nothing was begun, and nothing is in the way
             simulate(settings, run)
-        yield Kill(engine, moment * took, was_in, results(run) == expected)
+        yield Kill(engine, after, was_in, results(run) == expected)
+
+
+def kill(settings: Path, run: Path, moment: float, took: float) -> tuple[float, bool]:
+    """Begin a run and kill it; gives the seconds that it had, and whether it had ended by itself.
+
+    The start of the command, each round, and what comes after the last are given an equal part of the moments: when its
+    part is reached, a random share of the time of such a part is waited for.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*COMMAND, "simulate", str(settings), "--out", str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    parts = len(plan(load(settings))) + 2
+    within, part = math.modf(moment * parts)
+    while process.poll() is None and part > (1 + RunDirectory(run).rounds_done if run.exists() else 0):
+        time.sleep(0.01)
+    time.sleep(within * took / parts)
+    ended = process.poll() is not None
+    if not ended:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return time.monotonic() - began, ended
 
 
 def stage_of(run: Path) -> str:

@@ -365,7 +365,12 @@ def _display() -> Iterator["ProgressDisplay"]:
 
 def main() -> None:
     """The `fed-rebel` command."""
-    app()
+    from fed_rebel.launch.ending import end_process
+
+    try:
+        app()
+    except SystemExit as ended:
+        end_process(ended.code if isinstance(ended.code, int) else 0)
 
 
 if __name__ == "__main__":

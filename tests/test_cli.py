@@ -1,5 +1,6 @@
 """The command line, as a user types it: what it prints, where it writes, and how it ends."""
 
+import json
 import os
 import re
 import shutil
@@ -381,18 +382,39 @@ def test_a_report_needs_a_finished_run(stopped):
 # A run that goes badly: exit status 1, what to do, nothing lost
 
 
-def test_a_run_that_fails_exits_1_and_says_how_to_go_on(finished, stopped, results):
+@pytest.mark.parametrize("name", ["shared", "private/1"])
+@pytest.mark.parametrize("damage", [None, b"damaged"])
+def test_a_run_of_which_a_file_is_damaged_is_left_alone_until_it_is_put_back(finished, stopped, results, name, damage):
     run = stopped(3)
-    private = [run.path / "private" / f"{client}.safetensors" for client in range(3)]
-    whole = [file.read_bytes() for file in private]
-    for file in private:
-        files.replace(file, b"damaged")
-    ended = invoke("resume", run.path)
-    refused(ended, "the run failed", "client 0", "0.safetensors", f"fed-rebel resume {run.path}", status=1)
-    for file, content in zip(private, whole, strict=True):
-        files.replace(file, content)
+    file = (run.path / f"{name}.safetensors").resolve()
+    whole = file.read_bytes()
+    file.unlink() if damage is None else files.replace(file, damage)
+    told = "missing" if damage is None else "truncated, 7 of"
+    before = {path: path.lstat().st_mtime_ns for path in run.path.rglob("*")}
+    refused(invoke("resume", run.path), f"{file}: {told}", "put it back as it was")
+    assert {path: path.lstat().st_mtime_ns for path in run.path.rglob("*")} == before
+    files.replace(file, whole)
     assert invoke("resume", run.path).exit_code == 0
     assert results(run) == results(finished.run)
+
+
+def test_a_run_goes_on_with_another_engine_and_not_with_other_settings(finished, stopped, results):
+    run = stopped(3)
+    settings = (run.path / "settings.toml").read_text()
+    (run.path / "settings.toml").write_text(settings.replace("alpha = 1.0", "alpha = 2.0"))
+    refused(invoke("resume", run.path), "settings.toml: partition.alpha = 2.0, the run was begun with 1.0")
+    (run.path / "settings.toml").write_text(settings.replace("clients_at_once = 1", "clients_at_once = 2"))
+    assert invoke("resume", run.path).exit_code == 0
+    assert results(run) == results(finished.run)
+
+
+def test_a_run_begun_by_another_version_is_refused_naming_both(stopped):
+    run = stopped(3)
+    path = run.path / "environment.json"
+    environment = json.loads(path.read_text())
+    here = environment["versions"]["torch"]
+    path.write_text(json.dumps(environment | {"versions": environment["versions"] | {"torch": "1.13.1"}}))
+    refused(invoke("resume", run.path), "was begun with torch = 1.13.1", f"here it is {here[:16]}")
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(stopped):
@@ -401,12 +423,6 @@ def test_a_run_that_another_process_works_on_is_left_alone(stopped):
     with alone(run.path):
         refused(invoke("resume", run.path), str(run.path), "another process is at work here")
     assert {path: path.lstat().st_mtime_ns for path in run.path.rglob("*")} == before
-
-
-def test_a_damaged_shared_file_is_named(stopped):
-    run = stopped(3)
-    files.replace(run.path / "current" / "shared.safetensors", b"damaged")
-    refused(invoke("resume", run.path), "the run failed", "shared.safetensors", "fed-rebel resume", status=1)
 
 
 @pytest.fixture
@@ -449,7 +465,22 @@ def test_no_space_for_the_report_is_one_line(small_disk, finished):
     refused(invoke("report", place / "run"), "No space left on device")
 
 
-def wait_for_rows(run, process, deadline=120):
+def with_mark(mark):
+    """The processes that were started with this in their environment, by id."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                mark.encode() in (process / "environ").read_bytes()
+                and "State:\tZ" not in (process / "status").read_text()
+            ):
+                found.append(process.name)
+        except OSError:
+            pass  # it ended, or is another user's
+    return found
+
+
+def wait_for_rows(run, process, deadline=240):
     """Until the run's first evaluated round is over."""
     path, began = run / "rounds.jsonl", time.monotonic()
     while not (path.exists() and "balanced_acc" in path.read_text()):
@@ -459,21 +490,30 @@ def wait_for_rows(run, process, deadline=120):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["inline", "ray"])
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(finished, write_settings, tmp_path, results, by):
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "fed_rebel.cli", "simulate", str(write_settings()), "--out", str(run)]
+def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(
+    finished, write_settings, tmp_path, results, by, engine
+):
+    run, settings, mark = tmp_path / "run", write_settings({"engine.kind": engine}), f"MARK={tmp_path}"
+    command = [sys.executable, "-m", "fed_rebel.cli", "simulate", str(settings), "--out", str(run)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"MARK": str(tmp_path)},
+        start_new_session=True,
         # As at a terminal: what a shell starts in the background ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_for_rows(run, process)
-    process.send_signal(by)
+    os.killpg(process.pid, by)  # as a terminal does
+    signalled = time.monotonic()
     _, told = process.communicate(timeout=120)
+    while with_mark(mark):
+        assert time.monotonic() - signalled < 10, with_mark(mark)
+        time.sleep(0.1)
     if by is signal.SIGINT:
         assert process.returncode == 130
         assert told.splitlines() == [f"fed-rebel: interrupted; go on with: fed-rebel resume {run}"]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -213,6 +215,32 @@ def test_with_too_few_good_replies_the_command_exits_1_in_one_line(after, monkey
         "fed-rebel: the run failed: round 3: none of 3 clients gave a good reply, strategy.min_replies = 1; "
         f"client 0: RuntimeError: a client's own trouble; go on with: fed-rebel resume {run.path}"
     )
+
+
+BUSY_CLIENT = """
+import sys, time, torch
+from fed_rebel import cli
+from fed_rebel.launch.inline import InlineGrid
+from flwr.app import Message, RecordDict
+
+def computes_for_ever(message, context):
+    weight = torch.ones(64, 64, requires_grad=True)
+    while True:
+        (weight @ weight).sum().backward()
+
+grid = InlineGrid(computes_for_ever, clients=1, at_once=1)
+grid.push_messages([Message(RecordDict(), dst_node_id=2, message_type="query")])
+time.sleep(1)
+sys.argv = ["fed-rebel", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("args", "status"), [(["settings"], 0), (["settings", "--set", "seed=-1"], 2)])
+def test_a_client_that_was_given_up_and_still_computes_does_not_change_how_the_command_ends(args, status):
+    ended = subprocess.run([sys.executable, "-c", BUSY_CLIENT, *args], capture_output=True, text=True)
+    assert ended.returncode == status, ended.stderr
+    assert bool(ended.stdout) == (status == 0)
 
 
 # On Ray

@@ -687,15 +687,12 @@ def test_a_client_whose_head1_is_not_finite_is_left_out(stopped, go_on, tiny_set
 
 
 @pytest.mark.parametrize("how", ["truncated", "nan"])
-@pytest.mark.parametrize("damaged", [(1,), (0, 1, 2)])
-def test_a_run_that_cannot_measure_all_its_clients_fails_and_loses_nothing(
-    finished, stopped, go_on, results, damaged, how
-):
+def test_a_run_that_cannot_measure_any_client_fails_and_loses_nothing(finished, stopped, go_on, results, how):
     run = stopped(PRIVATE_PASS)
-    restore = [spoil(run, client, how) for client in damaged]
+    restore = [spoil(run, client, how) for client in CLIENTS]
     federated = go_on(run, finished.settings)
     assert isinstance(federated.ended_by, RunFailed)
-    assert f"client {damaged[0]}" in str(federated.ended_by)
+    assert "client 0" in str(federated.ended_by)
     assert len(str(federated.ended_by).splitlines()) == 1
     assert run.rounds_done == FINETUNE
     assert not run.finished

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fed_rebel.launch.ending import end_process
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.launch.simulation import reopen, run
 from fed_rebel.report import write_report
@@ -47,4 +48,5 @@ if __name__ == "__main__":
     except Exception as error:
         traceback.print_exc()
         print(str(error).strip() or type(error).__name__, file=sys.stderr)
-        sys.exit(1)
+        end_process(1)
+    end_process(0)

@@ -3,9 +3,10 @@
     python examples/kill_and_resume.py --kills 20
 
 The command and everything that it started are killed by SIGKILL, at random moments spread evenly over the start, the
-rounds and the end of a run; every other kill is on Ray. Each killed run is resumed to its end. The table that is printed says in which
-stage and round it was, and whether `shared.safetensors`, `clients.csv` and every private file have the same bytes as
-those of the run that was left alone. Exits 1 where one has not. The data are tiny: a run takes some ten seconds.
+rounds and the end of a run; every other kill is on Ray. Each killed run is resumed to its end. The table that is
+printed says in which stage and round it was, and whether `shared.safetensors`, `clients.csv` and every private file
+have the same bytes as those of the run that was left alone. Exits 1 where one has not. The data are tiny: a run takes
+some ten seconds.
 """
 
 import argparse

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +118,7 @@ def simulate(settings: Path, run: Path) -> float:
 def write_settings(folder: Path, engine: str) -> Path:
     """Five classes of noise with a stripe at the class's place, three clients of 40 images, every stage once."""
     rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split, each in (("train", 100), ("test", 40)):
         labels = rng.permutation(np.repeat(np.arange(CLASSES), each))
         images = rng.integers(0, 80, (len(labels), 32, 32, 3), dtype=np.uint8)

@@ -251,7 +251,7 @@ class StrategySettings(_Section):
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round."""
     least: Positive = 1
-    """At least so many train in a round, or all where there are fewer."""
+    """At least so many train in a round and answer in time, or all where there are fewer."""
     min_replies: Positive = 1
     """Good replies that a round, or an evaluation, needs; with fewer the run fails, and can be resumed."""
     sampling: Literal["uniform", "size"] = "uniform"

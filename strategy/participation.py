@@ -28,8 +28,8 @@ class Participation:
 def draw(settings: Settings, sizes: Mapping[int, int], number: int) -> Participation:
     """Choose clients for a round, and let some of them fail or be late, as the settings say.
 
-    `strategy.min_replies` of those that were chosen always answer in time: what is simulated ends no run. `sizes` are
-    the training images of the clients there are to choose from.
+    `strategy.least` of those that were chosen always answer in time. `sizes` are the training images of the clients
+    there are to choose from.
     """
     strategy, seed = settings.strategy, settings.seed
     chosen = choose_clients(settings, sizes, number)
@@ -37,9 +37,9 @@ def draw(settings: Settings, sizes: Mapping[int, int], number: int) -> Participa
     for what in ("dropout", "late"):
         draws = _generator(seed, number, what).random(settings.partition.clients)
         luck[what] = {client: float(draws[client]) for client in chosen}
-    failed = _unlucky(luck["dropout"], strategy.dropout, strategy.min_replies)
+    failed = _unlucky(luck["dropout"], strategy.dropout, strategy.least)
     there = {client: draw for client, draw in luck["late"].items() if client not in failed}
-    late = _unlucky(there, strategy.late, strategy.min_replies)
+    late = _unlucky(there, strategy.late, strategy.least)
     on_time = [client for client in chosen if client not in failed and client not in late]
     return Participation(on_time, sorted(late), sorted(failed))
 

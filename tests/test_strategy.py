@@ -135,15 +135,14 @@ def test_sampling_by_size_chooses_a_client_as_often_as_it_has_images():
 
 @given(st.floats(0, 0.99), st.floats(0, 0.99), st.integers(1, 12), st.floats(0.1, 1), st.integers(0, 99))
 @hypothesis_settings(deadline=None)
-def test_simulated_failures_leave_as_many_replies_as_a_round_needs(dropout, late, min_replies, fraction, number):
-    min_replies = min(min_replies, round(10 * fraction) or 1)
-    changes = {"dropout": dropout, "late": late, "min_replies": min_replies, "fraction": fraction}
+def test_simulated_failures_leave_at_least_so_many_replies(dropout, late, least, fraction, number):
+    changes = {"dropout": dropout, "late": late, "least": least, "fraction": fraction}
     settings = strategy_settings(**changes)
     who = draw(settings, alike(10), number)
     chosen = choose_clients(settings, alike(10), number)
     assert sorted(who.on_time + who.late + who.failed) == chosen
     assert who.trained == sorted(who.on_time + who.late)
-    assert len(who.on_time) >= min_replies
+    assert len(who.on_time) >= min(least, 10)
     assert who == draw(settings, alike(10), number)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fed_rebel.report import read_rounds
 from fed_rebel.report.statistics import over_seeds
-from fed_rebel.runs import RunDirectory
+from fed_rebel.settings import load
 
 ACCURACIES = {
     "gini": "Gini",
@@ -72,9 +73,9 @@ def _column(runs: list[pd.DataFrame]) -> dict[str, str]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    run, settings = RunDirectory.open(path)
+    settings = load(path / "settings.toml")
     # Where clients share no whole model, as with method = "local", nothing is measured of it.
-    shared = [row["balanced_acc"] for row in run.rows() if "balanced_acc" in row] or [math.nan]
+    shared = read_rounds(path / "rounds.jsonl")["balanced_acc"].dropna().tolist() or [math.nan]
     clients = pd.read_csv(path / "clients.csv")
     return clients.assign(
         alpha=settings.partition.alpha, seed=settings.seed, shared_start=shared[0], shared_end=shared[-1]

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from fed_rebel.report import read_rounds
 from fed_rebel.report.grid import Run, grid_keys, read_runs, setting_name
 from fed_rebel.report.statistics import mean_interval
-from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 
 COLUMNS = {
@@ -48,8 +48,7 @@ def main(paths: Iterable[str]) -> None:
 
 
 def _row(run: Run, keys: Sequence[str]) -> dict[str, object]:
-    rows = RunDirectory(run.path).rows()
-    shared = [row["balanced_acc"] for row in rows if row["client"] is None and "balanced_acc" in row]
+    shared = read_rounds(run.path / "rounds.jsonl")["balanced_acc"].dropna().tolist()
     kind, alpha = run.settings["partition.kind"], run.settings["partition.alpha"]
     about = {
         "partition": f"{kind}, alpha {alpha:g}",

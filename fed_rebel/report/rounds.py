@@ -24,7 +24,7 @@ def read_rounds(path: Path) -> pd.DataFrame:
         except ValueError:
             break
         rows.append(row)
-    measured = [*ACCURACIES, "bytes_up", "bytes_down", "epsilon", "delta"]
+    measured = [*ACCURACIES, "balanced_acc", "bytes_up", "bytes_down", "epsilon", "delta"]
     rounds = pd.DataFrame(rows).reindex(columns=["stage", "round", "client", *measured])
     rounds[measured] = rounds[measured].astype(float)  # a metric that no round has would be of type object
     return rounds.drop_duplicates(["stage", "round", "client"], keep="last")

@@ -64,11 +64,12 @@ def _split(path: Path, classes: tuple[str, ...]) -> Split:
     ]
     images = np.empty((len(files), SIDE, SIDE, 3), dtype=np.uint8)
     for image, (file, _) in zip(images, files, strict=True):
-        image[:] = np.asarray(_picture(file))
+        image[:] = np.asarray(picture(file))
     return Split(images, np.array([label for _, label in files], dtype=np.int64))
 
 
-def _picture(file: Path) -> Image.Image:
+def picture(file: Path) -> Image.Image:
+    """A picture, 32 x 32 RGB. Raises `ValueError` naming a file that is none, or that is not there."""
     try:
         with Image.open(file) as picture:
             if picture.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255

@@ -20,6 +20,12 @@ class Thresholds:
     common: float
     own: Mapping[int, float] = field(default_factory=dict)
 
+    def answered(self, label: NDArray[np.integer], score: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """[N]: the queries that the device answers, by the early classifier's label [N] and score [N]."""
+        if not self.own:
+            return route(score, self.common)
+        return route(score, [self.own.get(c, self.common) for c in label.tolist()])
+
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
@@ -50,9 +56,7 @@ class Outcomes:
 
     def answered(self, at: Thresholds) -> NDArray[np.bool_]:
         """[N]: the queries that the device answers."""
-        if not at.own:
-            return route(self.score, at.common)
-        return route(self.score, [at.own.get(label, at.common) for label in self.label.tolist()])
+        return at.answered(self.label, self.score)
 
     def right(self, at: Thresholds) -> NDArray[np.bool_]:
         """[N]: whether the answer that a query gets is right."""

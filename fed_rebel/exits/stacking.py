@@ -56,9 +56,12 @@ class Stack:
 
     def labels(self, remote: ArrayLike, local: ArrayLike, log_shares: ArrayLike) -> NDArray[np.int64]:
         """[N]: the label of each query; arguments as in `fit`."""
+        return np.asarray(self.scores(remote, local, log_shares).argmax(1), np.int64)
+
+    def scores(self, remote: ArrayLike, local: ArrayLike, log_shares: ArrayLike) -> Floats:
+        """[N, C]: the classes' weighed log-probabilities, up to a constant a row; arguments as in `fit`."""
         weights = np.array([self.remote, self.local, self.prior])
-        scores: Floats = np.tensordot(weights, _evidence(remote, local, log_shares), 1)
-        return np.asarray(scores.argmax(1), np.int64)
+        return np.asarray(np.tensordot(weights, _evidence(remote, local, log_shares), 1), np.float64)
 
 
 def _evidence(remote: ArrayLike, local: ArrayLike, log_shares: ArrayLike) -> Floats:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from fed_rebel.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+offload = typer.Typer(
+    no_args_is_help=True,
+    help="Split inference over a real connection: a device that answers alone or asks the server (docs/offload.md).",
+)
+app.add_typer(offload, name="offload")
 
 
 @app.callback()
@@ -244,6 +249,139 @@ def run_study(
             continue  # rows a seed, long: their files are there to be read
         print(f"\n{name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.3g}')}")
     print(f"\nfigures and tables: {_shown(out.resolve())}")
+
+
+FinishedRun = Annotated[Path, typer.Argument(help="The directory of a finished run.", show_default=False)]
+Client = Annotated[int, typer.Option(min=0, help="Whose Head1 and early classifier.", show_default=False)]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(help="The server's certificate, PEM; by default one made for this machine.", show_default=False),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="What devices show, in a file that its owner alone can read; by default FED_REBEL_OFFLOAD_TOKEN, else "
+        "one made for this user.",
+        show_default=False,
+    ),
+]
+
+
+@offload.command("server")
+def offload_server(
+    run: FinishedRun,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for devices on other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8670,
+    certificate: Certificate = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The certificate's key, PEM, with --certificate.", show_default=False)
+    ] = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Serve Head2 and Tail of a run to all its clients' devices, over TLS, until it is stopped.
+
+    Certificate, key and token are made when it first starts, in the directory that it names. For devices on other
+    machines copy certificate.pem and token there, never key.pem, or give a certificate of your own.
+
+    Example: fed-rebel offload server runs/skewed
+    """
+    with _bad_input():
+        import signal
+        import threading
+
+        from fed_rebel.offload.credentials import folder, of_server
+        from fed_rebel.offload.parts import server_part
+        from fed_rebel.offload.server import Server
+
+        part, stopped = server_part(run), threading.Event()
+        server = Server(part, of_server(certificate, key, token_file), host, port)
+        for signals in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signals, lambda *_: stopped.set())
+        print(f"serving {run}, model {part.fingerprint.hex()[:12]}, {part.classes} classes, on {host}:{server.port}")
+        print(f"certificate: {certificate or folder() / 'certificate.pem'}", flush=True)
+        stopped.wait()
+        server.stop()
+
+
+@offload.command("device")
+def offload_device(
+    run: FinishedRun,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Pictures of any size; without any the client's own test shard.", show_default=False),
+    ] = None,
+    *,
+    client: Client,
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server is.")] = "localhost:8670",
+    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that a batch of 64 may take to be answered.")] = 5,
+    when_offline: Annotated[
+        str, typer.Option(help="Where the server is away, too slow, or has another model: local or fail.")
+    ] = "local",
+    keep_prior: Annotated[
+        bool,
+        typer.Option(
+            "--keep-prior",
+            help="With exits.server_prior: do not tell the server the client's label shares, but correct its answers "
+            "here (four bytes a class and query).",
+        ),
+    ] = False,
+    certificate: Certificate = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Label images as a client's device does: alone where it is sure, else with the server's help.
+
+    Prints a line an image: its name, label, confidence, and who labelled it: device, server, or the device because
+    the server could not. With --when-offline fail it ends with status 1 instead.
+
+    Example: fed-rebel offload device runs/skewed --client 3 cat.png dog.jpg
+    """
+    with _bad_input():
+        if when_offline not in ("local", "fail"):
+            raise ValueError(f"--when-offline {when_offline}: allowed: local, fail")
+        from fed_rebel.offload.credentials import of_device
+        from fed_rebel.offload.device import Device, read_images
+        from fed_rebel.offload.parts import device_part, own_test_images
+
+        credentials, part = of_device(certificate, token_file), device_part(run, client)
+        places, own = own_test_images(run, client)
+        pixels, names = own.images, [f"test/{place}" for place in places]
+        if images:
+            pixels, names = read_images(images), [str(image) for image in images]
+        told = iter(names)
+        with Device(
+            part,
+            server,
+            credentials,
+            deadline=deadline,
+            when_offline="local" if when_offline == "local" else "fail",
+            tell_prior=not keep_prior,
+        ) as device:
+            for batch in device.label(pixels):
+                for image, (label, confidence) in enumerate(zip(batch.label, batch.confidence, strict=True)):
+                    print(next(told), part.classes[label], f"{confidence:.3f}", batch.by(image), sep="\t", flush=True)
+
+
+@app.command("export")
+def export_models(
+    run: FinishedRun,
+    client: Client,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the files go; export/CLIENT in the run's directory by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a client's Head1 and early classifier, and the server's Head2 and Tail, as ONNX and as torch.export's .pt2.
+
+    Beside them model.json has what a device needs besides: threshold, code range, class names. The networks are in
+    float32, and a code is its posterior's mean.
+
+    Example: fed-rebel export runs/skewed --client 3 --out phone
+    """
+    with _bad_input():
+        from fed_rebel.offload.export import export
+
+        for written in export(run, client, out or run / "export" / str(client)):
+            print(f"{written.path}\t{written.size / 1e6:.2f} MB")
 
 
 def _settings(source: Path | None, preset: str | None, changes: list[str] | None) -> "Settings":

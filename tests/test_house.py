@@ -13,6 +13,7 @@ LAYERS = (
     "fed_rebel.launch",
     "clients",
     "strategy",
+    "fed_rebel.offload",
     "fed_rebel.training",
     "fed_rebel.report",
     "fed_rebel.cost",

@@ -22,7 +22,7 @@ class GMCDiagonal(GaussianMixture):
         scaled_means = means / variances
         constants = variances.log().sum(1) + (scaled_means * means).sum(1)
         energies = constants + y.square() @ variances.reciprocal().T - 2 * y @ scaled_means.T
-        return energies.view(len(y), *self.log_weights.shape)
+        return energies.view(y.shape[0], *self.log_weights.shape)
 
     def _label_energies(self, mean: Tensor, spread: Tensor, labels: Tensor) -> Tensor:
         if spread.ndim == 3:  # the trace with a diagonal matrix needs the diagonal alone

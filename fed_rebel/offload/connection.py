@@ -1,8 +1,7 @@
 """A device's connection to the server."""
 
 import time
-from collections.abc import Callable
-from typing import Self
+from typing import Self, TypeAlias
 
 import grpc
 import numpy as np
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from fed_rebel.offload.credentials import DeviceCredentials
 from fed_rebel.offload.server import SERVICE
 from fed_rebel.offload.wire import Hello, Labels, Logits, Queries, Welcome, WireError
+
+Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
 class Unanswered(Exception):
@@ -48,7 +49,8 @@ class Connection:
             options.append(("grpc.ssl_target_name_override", name))
         tls = grpc.ssl_channel_credentials(credentials.certificate)
         self._channel = grpc.secure_channel(address, tls, options)
-        self._connect, self._ask = (self._channel.unary_unary(f"/{SERVICE}/{name}") for name in ("Connect", "Ask"))
+        self._connect: Method = self._channel.unary_unary(f"/{SERVICE}/Connect")
+        self._ask: Method = self._channel.unary_unary(f"/{SERVICE}/Ask")
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +91,7 @@ class Connection:
         answers: type[Labels | Logits] = Labels if self._hello.wanted == "labels" else Logits
         return answers.decode(self._call(self._ask, queries.encode(), end), len(levels), self._classes)
 
-    def _call(self, method: Callable[..., bytes], message: bytes, end: float) -> bytes:
+    def _call(self, method: Method, message: bytes, end: float) -> bytes:
         return method(message, timeout=max(0.001, end - time.monotonic()), metadata=self._metadata)
 
     def _reason(self, error: grpc.RpcError) -> Exception:

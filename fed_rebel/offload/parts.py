@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fed_rebel import tensor_file
-from fed_rebel.datasets import Normalisation, load
+from fed_rebel.datasets import Normalisation, Split, load
 from fed_rebel.early import EarlyClassifier
 from fed_rebel.exits import Outcomes, Stack, Thresholds
 from fed_rebel.exits.rows import ANSWERS, ServerAnswers, server_answers
@@ -128,6 +130,16 @@ def device_part(path: Path, client: int) -> DevicePart:
         compute=compute,
         noise=noise(compute.device, settings.seed, client) if sampled else None,
     )
+
+
+def own_test_images(path: Path, client: int) -> tuple[NDArray[np.int64], Split]:
+    """The client's test shard: its images' places among the data set's test images, and those images."""
+    run, settings = _open(path)
+    test = load(settings.data.name, settings.data.dir or None).test
+    for shard in Partition.load(run.path / "partition.npz").shards:
+        if shard.client == client:
+            return shard.test, Split(test.images[shard.test], test.labels[shard.test])
+    raise SettingsError(f"--client {client}: not in {run.path}")
 
 
 def _open(path: Path) -> tuple[RunDirectory, Settings]:

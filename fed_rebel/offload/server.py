@@ -56,7 +56,9 @@ class _Session:
 class Server:
     """Serves one part on one port until it is stopped. Memory and connections are bounded by the constants above."""
 
-    def __init__(self, part: ServerPart, credentials: ServerCredentials, host: str = "127.0.0.1", port: int = 0):
+    def __init__(
+        self, part: ServerPart, credentials: ServerCredentials, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         """Listen; port 0 takes a free one. Raises `ValueError` where that port cannot be had, or for a bad key."""
         self._part, self._token = part, credentials.token.encode()
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
@@ -73,7 +75,7 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a rival
             ),
         )
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(self._checked(answer))
             for name, answer in (("Connect", self._connect), ("Ask", self._ask))
         }
@@ -144,7 +146,11 @@ class Server:
             _refuse(context, grpc.StatusCode.NOT_FOUND, "unknown session")
         levels = torch.tensor(queries.levels).view(-1, *self._part.shape)
         asked = self._batcher.ask(session.code.decode(levels))
-        context.add_callback(asked.cancel)  # nobody waits for it any more
+
+        def give_up() -> None:
+            asked.cancel()
+
+        context.add_callback(give_up)  # when nobody waits for it any more
         try:
             logits = asked.result(LONGEST)
         except TimeoutError:

@@ -6,8 +6,8 @@
     Labels   server to device         13 bytes, then 6 a query: label, confidence
     Logits   server to device         13 bytes, then 4 a class and query
 
-`docs/offload.md` has the offsets. Nothing is read that was not checked: whatever the bytes, a decoder gives a message or
-raises `WireError`, and takes no more memory than the bytes themselves.
+`docs/offload.md` has the offsets. Nothing is read that was not checked: whatever the bytes, a decoder gives a message
+or raises `WireError`, and takes no more memory than the bytes themselves.
 """
 
 import struct

@@ -1,8 +1,8 @@
 """The two halves of a finished run's model: what a client's device holds, and what the server serves."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,10 @@ from fed_rebel.training.setup import target_of
 from fed_rebel.training.stages import noise
 from fed_rebel.training.warm_start import WarmStart, build_model
 from partitions import Partition, smoothed_shares
+
+
+STACKED = ("remote", "local", "prior")
+"""Whose log-probabilities a client's `stack_*` of `clients.csv` weigh."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +127,7 @@ def device_part(path: Path, client: int) -> DevicePart:
         thresholds=_thresholds(run, settings, row),
         server_answers=answers,
         log_shares=torch.from_numpy(smoothed_shares(counts)).float().log(),
-        stack=Stack(row["stack_remote"], row["stack_local"], row["stack_prior"]) if answers == "stacked" else Stack(),
+        stack=Stack(*(float(row[f"stack_{of}"]) for of in STACKED)) if answers == "stacked" else Stack(),
         classes=dataset.classes,
         normalisation=dataset.normalisation,
         fingerprint=_fingerprint(shared),
@@ -151,24 +155,25 @@ def _open(path: Path) -> tuple[RunDirectory, Settings]:
     return run, settings
 
 
-def _row(run: RunDirectory, client: int) -> dict[str, Any]:
-    """The client's row of `clients.csv` or `newcomers.csv`."""
-    tables = [run.path / name for name in ("clients.csv", "newcomers.csv")]
-    # pandas' fast parser is off by a last bit, which would be another threshold.
-    rows = pd.concat([pd.read_csv(t, float_precision="round_trip") for t in tables if t.is_file()], ignore_index=True)
-    own = rows[rows["client"] == client]
-    if own.empty:
-        raise SettingsError(f"--client {client}: not in {run.path}; allowed: 0 to {rows['client'].max()}")
-    return dict(own.iloc[0])
+def _row(run: RunDirectory, client: int) -> dict[str, str]:
+    """The client's row of `clients.csv` or `newcomers.csv`, as it is written: no parser rounds a threshold."""
+    rows: dict[str, dict[str, str]] = {}
+    for table in (run.path / "clients.csv", run.path / "newcomers.csv"):
+        if table.is_file():
+            with table.open(encoding="utf-8", newline="") as lines:
+                rows |= {row["client"]: row for row in csv.DictReader(lines)}
+    if str(client) not in rows:
+        raise SettingsError(f"--client {client}: not in {run.path}; allowed: {', '.join(rows)}")
+    return rows[str(client)]
 
 
-def _thresholds(run: RunDirectory, settings: Settings, row: dict[str, Any]) -> Thresholds:
+def _thresholds(run: RunDirectory, settings: Settings, row: dict[str, str]) -> Thresholds:
     """The client's threshold, and with `exits.by_class` those of single labels, which stand in no file: found again."""
     common = float(row["threshold"])
-    if not settings.exits.by_class or row["threshold_pooled"]:
+    if not settings.exits.by_class or row["threshold_pooled"] == "True":
         return Thresholds(common)
     predictions = pd.read_parquet(run.path / "predictions.parquet")
-    own = predictions[(predictions["client"] == row["client"]) & (predictions["split"] == "val")]
+    own = predictions[(predictions["client"] == int(row["client"])) & (predictions["split"] == "val")]
     if own.empty:
         raise SettingsError(
             f"--client {row['client']}: a newcomer, whose thresholds by label (exits.by_class) no file holds; allowed: "

@@ -170,7 +170,7 @@ class Server:
             _refuse(
                 context,
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"another model: this server has {self._part.fingerprint.hex()[:12]}, asked for {model.hex()[:12]}",
+                f"another model, {self._part.fingerprint.hex()[:12]}",
             )
 
 

@@ -69,7 +69,8 @@ class Answer:
 def answer(log_joint: Tensor) -> Answer:
     """Answer from the classes' log-joint [B, C], up to a constant a row; -inf where a class is absent."""
     best, label = log_joint.max(1)
-    others = log_joint.scatter(1, label[:, None], -torch.inf).logsumexp(1)
+    # The lowest number there is and not -inf, with which the log-sum-exp of exported models errs (onnxruntime 1.32).
+    others = log_joint.scatter(1, label[:, None], torch.finfo(log_joint.dtype).min).logsumexp(1)
     # Not from 1 - p, which is 0 where p saturates. Finite also where there is no other class, because a
     # threshold of inf means that nothing is answered locally.
     score = (best - others).clamp(max=torch.finfo(torch.float32).max).float()

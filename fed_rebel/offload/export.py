@@ -17,7 +17,6 @@ from fed_rebel.datasets import Normalisation
 from fed_rebel.early import answer
 from fed_rebel.early.gmc_diagonal import GMCDiagonal
 from fed_rebel.early.linear import Linear
-from fed_rebel.model.heads import CODE_SHAPE
 from fed_rebel.offload.parts import DevicePart, ServerPart, device_part, server_part
 from fed_rebel.settings import SettingsError
 
@@ -78,22 +77,28 @@ def export(run: Path, client: int, out: Path) -> list[Exported]:
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise SettingsError(f"export: {missing[0]} is not installed; pip install 'fed-rebel[export]'")
     device, server = device_part(run, client), server_part(run)
-    if not isinstance(device.early, EXPORTABLE):
-        raise SettingsError(
-            f"{run}: early.kind has no form that can be exported (FAISS, or a factorisation of its own); allowed: "
-            "gmc-diag, linear"
-        )
-    images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-    levels, low, high = torch.zeros(2, *CODE_SHAPE, dtype=torch.uint8), device.code.low.cpu(), device.code.high.cpu()
-    of_device = ("label", "confidence", "score", "levels")
-    of_server = ("label", "confidence", "logits")
-    written = [
-        *_write(DeviceModel(device), {"images": images}, of_device, out / "device"),
-        *_write(ServerModel(server), {"levels": levels, "low": low, "high": high}, of_server, out / "server"),
-    ]
+    written = [*export_device(device, out), *export_server(server, out)]
     about = json.dumps(_about(device), indent=2).encode()
     files.replace(out / "model.json", about)
     return [*written, Exported(out / "model.json", len(about))]
+
+
+def export_device(part: DevicePart, out: Path) -> list[Exported]:
+    """`device.onnx` and `device.pt2`. Raises `SettingsError` for an early classifier that is no plain operators."""
+    if not isinstance(part.early, EXPORTABLE):
+        raise SettingsError(
+            f"early classifier {type(part.early).__name__}: has no form that can be exported; allowed: gmc-diag, linear"
+        )
+    images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    outputs = ("label", "confidence", "score", "levels")
+    return _write(DeviceModel(part), {"images": images}, outputs, out / "device")
+
+
+def export_server(part: ServerPart, out: Path) -> list[Exported]:
+    """`server.onnx` and `server.pt2`."""
+    levels = torch.zeros(2, *part.shape, dtype=torch.uint8)
+    inputs = {"levels": levels, "low": torch.zeros(3), "high": torch.ones(3)}
+    return _write(ServerModel(part), inputs, ("label", "confidence", "logits"), out / "server")
 
 
 def _write(module: nn.Module, inputs: Mapping[str, Tensor], outputs: tuple[str, ...], stem: Path) -> list[Exported]:

@@ -29,7 +29,6 @@ from fed_rebel.training.stages import noise
 from fed_rebel.training.warm_start import WarmStart, build_model
 from partitions import Partition, smoothed_shares
 
-
 STACKED = ("remote", "local", "prior")
 """Whose log-probabilities a client's `stack_*` of `clients.csv` weigh."""
 

@@ -338,11 +338,14 @@ def offload_device(
     with _bad_input():
         if when_offline not in ("local", "fail"):
             raise ValueError(f"--when-offline {when_offline}: allowed: local, fail")
+        import torch
+
         from fed_rebel.offload.credentials import of_device
         from fed_rebel.offload.device import Device, read_images
         from fed_rebel.offload.parts import device_part, own_test_images
 
         credentials, part = of_device(certificate, token_file), device_part(run, client)
+        torch.set_num_threads(part.threads)
         places, own = own_test_images(run, client)
         pixels, names = own.images, [f"test/{place}" for place in places]
         if images:
@@ -359,6 +362,37 @@ def offload_device(
             for batch in device.label(pixels):
                 for image, (label, confidence) in enumerate(zip(batch.label, batch.confidence, strict=True)):
                     print(next(told), part.classes[label], f"{confidence:.3f}", batch.by(image), sep="\t", flush=True)
+
+
+@offload.command("measure")
+def offload_measure(
+    run: FinishedRun,
+    client: Client = 0,
+    batches: Annotated[int, typer.Option(min=1, help="Of 64 images, at each bandwidth and coverage.")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where tables and figure go; offload/ in the run's directory by default.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure the paper's Fig. 10 and network load: device and server as two processes over a link of 1 to 10 Mbit/s
+    and 10 ms each way, against whole images and Head Network Distillation, beside what the model of delay says.
+
+    The link is shaped by netem between network namespaces where the machine allows it, else by a proxy.
+
+    Example: fed-rebel offload measure runs/skewed
+    """
+    with _bad_input():
+        from fed_rebel.offload.measure import measure
+
+        place = out or run / "offload"
+        found = measure(run, client, place, batches)
+        print(f"link: {found.link}\n\ndelay of a batch of 64 [s]")
+        print(found.delays.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+        print("\nnetwork load of 100 devices at 25 frames/s [Mbit/s]; connecting with a first frame [bytes a device]")
+        print(found.load.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+        print(f"\ntables and figure: {_shown(place.resolve())}")
 
 
 @app.command("export")

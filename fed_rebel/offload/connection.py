@@ -14,7 +14,7 @@ from fed_rebel.offload.wire import Hello, Labels, Logits, Queries, Welcome, Wire
 Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
-class Unanswered(Exception):
+class Unanswered(RuntimeError):
     """The server gave no answer that can be used; `str` of it says why, in a few words."""
 
 
@@ -40,7 +40,7 @@ class Connection:
         options: list[tuple[str, int | str]] = [
             ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, also beside others in one process
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", int(1000 * deadline)),  # in truth how long connecting may take
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.keepalive_time_ms", 20_000),  # a device that moves to another network notices it
             ("grpc.max_receive_message_length", 64 * 2**20),

@@ -79,6 +79,8 @@ class DevicePart:
     fingerprint: bytes
     """That of the server's part it was trained with, 32 bytes."""
     compute: Compute
+    threads: int
+    """Of torch, as in the run (`engine.threads`)."""
     noise: torch.Generator | None
     """Where the run's codes are samples (`exits.code`): what they are drawn with."""
 
@@ -131,6 +133,7 @@ def device_part(path: Path, client: int) -> DevicePart:
         normalisation=dataset.normalisation,
         fingerprint=_fingerprint(shared),
         compute=compute,
+        threads=settings.engine.threads,
         noise=noise(compute.device, settings.seed, client) if sampled else None,
     )
 

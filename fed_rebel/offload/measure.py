@@ -79,10 +79,12 @@ def measure(run: Path, client: int, out: Path, batches: int, link: ShapedLink | 
     try:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
             credentials.make(Path(folder) / "offload")
-            start = [servers.enter_context(_served(run, what, link, Path(folder))) for what in ("codes", "images")]
+            of_codes, of_images = (
+                servers.enter_context(_served(run, what, link, Path(folder))) for what in ("codes", "images")
+            )
             part = device_part(run, client)
             torch.set_num_threads(part.threads)
-            approaches = _approaches(part, *start, Path(folder) / "offload")
+            approaches = _approaches(part, of_codes, of_images, Path(folder) / "offload")
             images = own_test_images(run, client)[1].images
             delays = _delays(approaches, images, link, batches)
             load = _load(approaches, images, link)
@@ -123,7 +125,7 @@ def _approaches(part: DevicePart, codes: tuple[str, bytes], images: tuple[str, b
     def as_codes(own: DevicePart) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
         def levels(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
             seen = look(own, batch)
-            return seen.levels[seen.answer.score.argsort().numpy()]
+            return np.take(seen.levels, seen.answer.score.argsort().numpy(), axis=0)
 
         return levels
 
@@ -163,12 +165,12 @@ def _beside_the_model(every: pd.DataFrame, medians: pd.DataFrame) -> pd.DataFram
     server = every[every["coverage"] == 0].groupby("approach")["server"].median()
     sizes = every.groupby("approach")["size"].first()
     rows = []
-    for (bandwidth, approach, coverage), found in medians.iterrows():  # type: ignore[misc, has-type]
+    for found in medians.reset_index().to_dict("records"):
+        approach = found["approach"]
         batch = Batch(BATCH, int(sizes[approach]), device[approach], server[approach])
-        modelled = delay(batch, 1 - found["sent"] / BATCH, Link(bandwidth * 1e6, 2 * PROPAGATION))
+        modelled = delay(batch, 1 - found["sent"] / BATCH, Link(found["bandwidth"] * 1e6, 2 * PROPAGATION))
         rows.append(
-            {"bandwidth": bandwidth, "approach": approach, "coverage": coverage}
-            | {part: found[part] for part in ("device", "network", "server")}
+            {name: found[name] for name in ("bandwidth", "approach", "coverage", "device", "network", "server")}
             | {"network modelled": modelled.network, "measured": found["total"], "modelled": modelled.total}
             | {"error": modelled.total / found["total"] - 1}
         )

@@ -15,6 +15,8 @@ from strategy.messages import NO_SPACE, STARTS, Hello, Order, Reply, size
 
 POLL_SECONDS = 0.05
 WAIT_FOR_NODES_SECONDS = 120.0
+WAIT_FOR_GREETINGS_SECONDS = 1800.0
+"""An actor that is greeted for the first time starts a process and imports torch: minutes on a busy machine."""
 WAIT_FOR_ERRORS_SECONDS = 10.0
 """An engine that ends a client at its time limit tells so by itself, and gets so long to do it."""
 WRAPPED = re.compile(r"(<class '[\w.]+'>:<'|Exception ClientAppException occurred\. Message: )+(?P<said>.*)'>")
@@ -69,7 +71,7 @@ class Clients:
         found = {
             Hello.from_record(message.content).client: message.metadata.src_node_id
             for message in _send(
-                grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop, WAIT_FOR_NODES_SECONDS
+                grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop, WAIT_FOR_GREETINGS_SECONDS
             )
             if not message.has_error()
         }

@@ -61,10 +61,12 @@ class Adaptive(FedAvg):
 class FedAdam(Adaptive):
     """v = beta_2 v + (1 - beta_2) d^2, and Adam's correction of the first rounds, which Flower counts from 2."""
 
+    of_flower: type[flower.FedAdam | flower.FedYogi] = flower.FedAdam
+
     def optimiser(self) -> FedOpt:
         """With beta_1 and beta_2."""
         chosen = self.settings.strategy
-        return flower.FedAdam(
+        return self.of_flower(
             weighted_by_key=WEIGHT,
             eta=chosen.server_rate or 0.01,
             beta_1=chosen.momentum,
@@ -73,19 +75,10 @@ class FedAdam(Adaptive):
         )
 
 
-class FedYogi(Adaptive):
+class FedYogi(FedAdam):
     """v = v - (1 - beta_2) d^2 sign(v - d^2): it grows as fast as Adam's and falls slower."""
 
-    def optimiser(self) -> FedOpt:
-        """With beta_1 and beta_2."""
-        chosen = self.settings.strategy
-        return flower.FedYogi(
-            weighted_by_key=WEIGHT,
-            eta=chosen.server_rate or 0.01,
-            beta_1=chosen.momentum,
-            beta_2=chosen.second_moment,
-            tau=chosen.tau,
-        )
+    of_flower = flower.FedYogi
 
 
 class FedAdagrad(Adaptive):

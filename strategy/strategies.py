@@ -6,6 +6,7 @@ from importlib import import_module
 
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.stages import STATISTICS
 from strategy.averaging import average
 from strategy.fedavg import FedAvg
 from strategy.feddyn import FedDyn
@@ -34,9 +35,6 @@ OURS: dict[str, type[FedAvg]] = {
     "multikrum": MultiKrum,
     "fedma": FedMA,
 }
-
-
-STATISTICS = ("running_mean", "running_var")
 
 
 def strategy_of(settings: Settings, round: int) -> FedAvg:

@@ -167,6 +167,10 @@ def noise(device: torch.device, *entropy: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
+STATISTICS = ("running_mean", "running_var")
+"""How the names of BatchNorm's running means and variances end."""
+
+
 def batch_norm_statistics(model: nn.Module) -> set[str]:
     """The names of a model's running means and variances."""
-    return {name for name, _ in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    return {name for name, _ in model.named_buffers() if name.endswith(STATISTICS)}

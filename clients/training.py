@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from clients import private_state
 from clients.shard import ClientShard, open_shard
@@ -115,7 +116,7 @@ def _distill(order: Order, shard: ClientShard, kept: Tensors | None = None) -> R
     )
     averaged = {"head2", "head1"} if settings.head1 == "shared" else {"head2"}
     sent = averaged.intersection(trained) if order.stage is Stage.DISTILL else ()
-    optimiser = _optimiser(order, model, stage, kept)
+    optimiser = prepared(order, model, stage.optimiser(model), kept)
     if settings.train.head1_pull and "head1" in trained:
         warm = {name: tensor.to(shard.compute.device) for name, tensor in tensor_file.part("warm", kept).items()}
         pull(optimiser, trainable(model, ["head1"]), warm, settings.train.head1_pull)
@@ -133,7 +134,7 @@ def _finetune(order: Order, shard: ClientShard) -> Reply:
     train = order.settings.train
     model, kept = restore(order, shard)
     stage = FineTuning(train.finetune_rate, statistics_move(order))
-    optimiser = _optimiser(order, model, stage, kept)
+    optimiser = prepared(order, model, stage.optimiser(model), kept)
     strategy = at_client(order, trainable(model, SHARED), optimiser, kept)
     log_shares = shard.shares.log().to(shard.compute.device) if train.logit_adjustment else None
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
@@ -162,8 +163,9 @@ def _run_distillation(
     return mean(epochs)
 
 
-def _optimiser(order: Order, model: Rebel, stage: Distillation | FineTuning, kept: Tensors) -> torch.optim.Optimizer:
-    train, optimiser = order.settings.train, stage.optimiser(model)
+def prepared(order: Order, model: nn.Module, optimiser: torch.optim.Optimizer, kept: Tensors) -> torch.optim.Optimizer:
+    """A fresh optimiser as the settings want it: going on from what the client kept of it, with gradients clipped."""
+    train = order.settings.train
     if train.keep_optimisers:
         checkpoint.take_up(model, optimiser, kept)
     if train.clip:

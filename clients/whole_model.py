@@ -8,11 +8,10 @@ import torch
 from clients import private_state
 from clients.shard import ClientShard, open_shard
 from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state
-from clients.training import mean, statistics_move
+from clients.training import mean, prepared, statistics_move
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
-from fed_rebel.training.drift import clip
 from fed_rebel.training.stages import FineTuning, train_whole
 from strategy.messages import Order, Reply, Stage
 from strategy.whole_model import shared_names
@@ -44,11 +43,7 @@ def _train(order: Order, shard: ClientShard) -> Reply:
     settings = order.settings
     model, kept = restore(order, shard)
     stage = FineTuning(settings.train.finetune_rate, statistics_move(order), trained=("head", "tail"))
-    optimiser = stage.optimiser(model)
-    if settings.train.keep_optimisers:
-        checkpoint.take_up(model, optimiser, kept)
-    if settings.train.clip:
-        clip(optimiser, settings.train.clip)
+    optimiser = prepared(order, model, stage.optimiser(model), kept)
     names = shared_names(model, settings)
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     strategy = at_client(order, parameters, optimiser, kept)

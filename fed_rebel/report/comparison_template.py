@@ -3,7 +3,7 @@
 # ruff: noqa: E501
 from string import Template
 
-from fed_rebel.report.page_style import BASE
+from fed_rebel.report.page_style import BASE, HEAD
 
 STYLE = (
     BASE
@@ -42,19 +42,8 @@ FIGURE = Template(
 )
 
 PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$name · fed-rebel</title>
-<style>
-$style</style>
-</head>
-<body>
-<header>
+    HEAD
+    + """<header>
 <h1>$name</h1>
 <p class="facts">$facts</p>
 </header>

@@ -1,5 +1,19 @@
-"""The pages' style sheets: light and dark, from a phone to paper."""
+"""What the pages begin with, and their style sheets: light and dark, from a phone to paper."""
 # ruff: noqa: E501
+
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$name · fed-rebel</title>
+<style>$style</style>
+</head>
+<body>
+"""
+"""Of a page, a `string.Template` with `name` and `style`."""
 
 BASE = """
 :root {

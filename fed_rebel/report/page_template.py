@@ -3,19 +3,11 @@
 # ruff: noqa: E501, RUF001
 from string import Template
 
+from fed_rebel.report.page_style import HEAD
+
 PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$name · fed-rebel</title>
-<style>$style</style>
-</head>
-<body>
-<header>
+    HEAD
+    + """<header>
 <h1>$name</h1>
 <p class="facts">$facts<br>partition <span class="fingerprint">$fingerprint</span></p>
 <details><summary>All settings</summary><pre tabindex="0">$settings</pre></details>

@@ -16,6 +16,8 @@ import platformdirs
 
 SIDE = 32
 """Height and width of every image, in pixels."""
+IMAGE_SIZE = 3 * SIDE * SIDE
+"""Bytes of an image as it is sent."""
 
 _DESCRIPTION = "dataset.json"
 

@@ -1,6 +1,5 @@
 """Fig. 10 and the network load, measured: device and server as two processes over a shaped link (Sec. VI-D)."""
 
-import io
 import math
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from fed_rebel import early, files
 from fed_rebel.cost import BATCH, Batch, Link, delay
-from fed_rebel.datasets.images import SIDE
+from fed_rebel.datasets.images import IMAGE_SIZE
 from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.offload import credentials
 from fed_rebel.offload.connection import Connection
@@ -28,6 +27,7 @@ from fed_rebel.offload.device import hello, look
 from fed_rebel.offload.link import ShapedLink, best_link
 from fed_rebel.offload.parts import DevicePart, device_part, own_test_images
 from fed_rebel.offload.wire import QUERIES_HEADER, Hello
+from fed_rebel.report.picture import Picture
 
 BANDWIDTHS = (1, 2, 5, 10)
 """Mbit/s."""
@@ -36,7 +36,6 @@ PROPAGATION = 0.01
 COVERAGES = (0.0, 0.23, 0.49, 1.0)
 DEVICES, RATE = 100, 25
 """Of the network load: devices, and frames a second of each."""
-IMAGE_SIZE = 3 * SIDE * SIDE
 PATIENCE = 120.0
 """Seconds that a batch may take."""
 
@@ -90,9 +89,8 @@ def measure(run: Path, client: int, out: Path, batches: int, link: ShapedLink | 
             load = _load(approaches, images, link)
     finally:
         link.close()
-    files.replace(out / "delays.csv", delays.to_csv(index=False).encode())
+    _picture(delays).write(out)
     files.replace(out / "load.csv", load.to_csv(index=False).encode())
-    _draw(delays, out)
     return Measured(link.name, delays, load)
 
 
@@ -245,7 +243,7 @@ def _messages(levels: NDArray[np.uint8], together: bool) -> list[NDArray[np.uint
     return [levels[frame : frame + 1] for frame in range(len(levels))]
 
 
-def _draw(delays: pd.DataFrame, out: Path) -> None:
+def _picture(delays: pd.DataFrame) -> Picture:
     """Measured delay as points on the modelled lines, against coverage, a colour a bandwidth."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -255,7 +253,4 @@ def _draw(delays: pd.DataFrame, out: Path) -> None:
         axes.plot(own["coverage"], own["measured"], "o", color=f"C{number}")
     axes.set(xlabel="answered locally", ylabel=f"delay of a batch of {BATCH} [s]", ylim=(0, None))
     axes.legend(frameon=False, title="lines: modelled, points: measured")
-    for ending in ("png", "pdf"):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=ending, dpi=150, metadata={"CreationDate": None} if ending == "pdf" else None)
-        files.replace(out / f"delays.{ending}", drawn.getvalue())
+    return Picture("delays", figure, delays)

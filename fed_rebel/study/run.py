@@ -11,6 +11,7 @@ import torch
 
 from fed_rebel import files
 from fed_rebel.cost import BATCH, Batch, costs
+from fed_rebel.datasets.images import IMAGE_SIZE
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.model.heads import CODE_SIZE
 from fed_rebel.settings import Settings, SettingsError, load
@@ -22,8 +23,6 @@ from fed_rebel.training.setup import Setup, prepare, target_of
 from fed_rebel.training.warm_start import build_model
 
 PARTS = ("fig6", "fig7", "table1", "table2", "fig10")
-IMAGE_SIZE = 3 * 32 * 32
-"""Bytes of an image as it is sent."""
 
 
 def study(

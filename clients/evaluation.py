@@ -1,17 +1,14 @@
 """A client's evaluation: its own private parts with the new shared part, on its own shards."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from clients import whole_model
-from clients.shard import ClientShard, open_shard
+from clients.shard import ClientShard
 from clients.training import restore
-from fed_rebel import files
 from fed_rebel.datasets import Split
 from fed_rebel.exits import Stack
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
@@ -21,14 +18,13 @@ from partitions import effective_classes, gini, hold_out
 from strategy.messages import Order, Reply
 
 
-def evaluate(order: Order, client: int) -> Reply:
-    """Evaluate one client; its predictions and a record of itself go into the order's outbox, nothing into the reply.
+def evaluate(order: Order, shard: ClientShard) -> Reply:
+    """Evaluate one client; its predictions and a record of itself go to its disk, and from there where settings say.
 
     In the last evaluation the predictions hold images of classes outside its shard too, as many as its own at most
     (splits `val_outside`, of the hold-out, and `test_outside`), which no threshold and no accuracy of the table sees.
     """
     torch.set_num_threads(order.settings.engine.threads)
-    shard = open_shard(order.settings, client)
     train, test = shard.dataset.train, shard.dataset.test
     observed = _observer(order, shard)
     log_shares = shard.shares.log()
@@ -38,7 +34,7 @@ def evaluate(order: Order, client: int) -> Reply:
     counts = shard.label_counts
     test_labels = test.labels[shard.shard.test]
     record = {
-        "client": client,
+        "client": shard.client,
         "train_size": shard.samples,
         "val_size": len(shard.shard.val),
         "test_size": len(shard.shard.test),
@@ -50,7 +46,7 @@ def evaluate(order: Order, client: int) -> Reply:
         "stack_local": stack.local,
         "stack_prior": stack.prior,
     }
-    if order.last:
+    if order.last and order.settings.partition.kind != "own":  # a client's own images are not balanced
         _, held = hold_out(train.labels, shard.classes)
         balanced = observed(test, np.arange(len(test)))
         record["balanced_acc"] = float((balanced.remote.argmax(1).numpy() == balanced.label).mean())
@@ -59,10 +55,8 @@ def evaluate(order: Order, client: int) -> Reply:
         outside = held[counts[train.labels[held]] == 0]
         evidence["val_outside"] = observed(train, spread(outside, train.labels, len(val.label)))
     parts = [each.rows(log_shares, stack).assign(split=name) for name, each in evidence.items()]
-    predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(client))
-    files.replace(Path(order.outbox) / f"{client}.parquet", predictions.to_parquet(index=False))
-    files.replace(Path(order.outbox) / f"{client}.json", json.dumps(record).encode())
-    return Reply(client, shard.samples)
+    predictions = pd.concat(parts, ignore_index=True).assign(client=np.int32(shard.client))
+    return Reply(shard.client, shard.samples, files=shard.disk.keep(record, predictions))
 
 
 def _observer(order: Order, shard: ClientShard) -> Callable[[Split, np.ndarray], Evidence]:

@@ -1,4 +1,4 @@
-"""What a client knows of its own data."""
+"""What a client has of its own: its images, and the disk that it keeps its private state on."""
 
 import math
 from dataclasses import dataclass
@@ -8,24 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clients.disk import Disk, disk_of
+from clients.node import Node
 from fed_rebel.datasets import Dataset
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings
 from fed_rebel.training.batches import training_batches
 from fed_rebel.training.compute import Compute
-from fed_rebel.training.setup import prepare
+from fed_rebel.training.setup import Setup, prepare, prepare_own
 from fed_rebel.training.stages import Batches
 from partitions import Shard, effective_classes, label_histogram, smoothed_shares
+from strategy.messages import Greeting, Order
 
 
 @dataclass(frozen=True, eq=False)
 class ClientShard:
-    """A client's images, their labels' histogram, and the frozen base model that teaches it."""
+    """A client's images, their labels' histogram, its disk, and the frozen base model that teaches it."""
 
     shard: Shard
     dataset: Dataset
     base: BaseModel
     compute: Compute
+    disk: Disk
 
     @property
     def client(self) -> int:
@@ -77,9 +81,21 @@ class ClientShard:
         return [epoch(number) for number in range(train.local_epochs)]
 
 
-def open_shard(settings: Settings, client: int) -> ClientShard:
-    """The shard of a client. Raises `ValueError` where the partition has no such client."""
-    setup = prepare(settings)
-    if not 0 <= client < len(setup.partition.shards):
-        raise ValueError(f"partition-id = {client}: allowed: 0 to {len(setup.partition.shards) - 1}")
-    return ClientShard(setup.partition.shards[client], setup.dataset, setup.base, setup.compute)
+def open_shard(order: Order, node: Node) -> ClientShard:
+    """The shard of a client. Raises `ValueError` where the partition has no such client, or its own data do not fit."""
+    setup = setup_of(order, node)
+    (shard,) = (shard for shard in setup.partition.shards if shard.client == node.client)
+    return ClientShard(shard, setup.dataset, setup.base, setup.compute, disk_of(order, node.client, node.disk))
+
+
+def setup_of(told: Order | Greeting, node: Node) -> Setup:
+    """What a client makes of the server's settings and of its own. Raises `ValueError` where the two do not fit."""
+    chosen = told.settings.partition
+    if node.client >= chosen.clients:
+        raise ValueError(f"partition-id = {node.client}: allowed: 0 to {chosen.clients - 1} (partition.clients)")
+    if (chosen.kind == "own") != (node.data is not None):
+        has, needs = ("no data.path", "one") if node.data is None else (f"data.path = {node.data}", "none")
+        raise ValueError(f"the node config has {has}: partition.kind = {chosen.kind!r} needs {needs}")
+    if node.data is None or told.form is None:
+        return prepare(told.settings)
+    return prepare_own(told.settings, node.data, told.form, node.client)

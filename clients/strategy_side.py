@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from clients.disk import Files
 from clients.shard import ClientShard
 from fed_rebel import tensor_file
 from fed_rebel.tensor_file import Tensors
@@ -41,7 +42,13 @@ def without_strategy(kept: Tensors) -> Tensors:
 
 
 def reply_of(
-    order: Order, shard: ClientShard, model: nn.Module, trained: Tensors, losses: dict[str, float], strategy: AtClient
+    order: Order,
+    shard: ClientShard,
+    model: nn.Module,
+    trained: Tensors,
+    losses: dict[str, float],
+    strategy: AtClient,
+    files: Files,
 ) -> Reply:
     """The reply to an order to train: of what was trained, BatchNorm's statistics go only where they are averaged, and
     integers never."""
@@ -53,6 +60,7 @@ def reply_of(
         losses=losses,
         weight=shard.weight(order.settings.strategy.weights),
         beside=on_cpu(strategy.beside()),
+        files=files,
     )
 
 

@@ -1,13 +1,12 @@
 """A client's side of each of ReBEL's stages."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from clients import private_state
-from clients.shard import ClientShard, open_shard
+from clients.disk import Files
+from clients.shard import ClientShard
 from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state, trainable, without_strategy
 from fed_rebel import tensor_file
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
@@ -26,10 +25,9 @@ from fed_rebel.training.warm_start import build_model, fit_code, fit_early
 from strategy.messages import Order, Reply, Stage
 
 
-def train(order: Order, client: int) -> Reply:
-    """Carry out a round's order for one client. Its private state is on disk before and after."""
+def train(order: Order, shard: ClientShard) -> Reply:
+    """Carry out a round's order for one client. Its private state is on its disk before and after."""
     torch.set_num_threads(order.settings.engine.threads)
-    shard = open_shard(order.settings, client)
     if order.stage is Stage.WARM_START:
         return _warm_start(order, shard)
     if order.stage is Stage.PRIVATE_START:
@@ -47,7 +45,7 @@ def restore(order: Order, shard: ClientShard, kept: Tensors | None = None) -> tu
     `kept` is its private state where that is not yet on its disk.
     """
     model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
-    kept = kept or private_state.load(Path(order.run), order.round, shard.client)
+    kept = kept or shard.disk.load()
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
     statistics = batch_norm_statistics(model)
@@ -75,8 +73,7 @@ def _warm_start(order: Order, shard: ClientShard) -> Reply:
 
 
 def _private_start(order: Order, shard: ClientShard) -> Reply:
-    private_state.save(Path(order.outbox), shard.client, _start(order, shard))
-    return Reply(shard.client, shard.samples)
+    return Reply(shard.client, shard.samples, files=shard.disk.save(_start(order, shard)))
 
 
 def _start(order: Order, shard: ClientShard) -> Tensors:
@@ -126,8 +123,8 @@ def _distill(order: Order, shard: ClientShard, kept: Tensors | None = None) -> R
     if settings.head1 != "frozen":
         fit_code(model, shard.dataset, shard.shard.train, shard.compute)
         fit_early(model, shard.dataset, shard.shard.train, shard.compute)
-    _save_private(order, shard, model, optimiser, kept, strategy.kept())
-    return reply_of(order, shard, model, model.parts(*sent), losses, strategy)
+    files = _save_private(order, shard, model, optimiser, kept, strategy.kept())
+    return reply_of(order, shard, model, model.parts(*sent), losses, strategy, files)
 
 
 def _finetune(order: Order, shard: ClientShard) -> Reply:
@@ -142,9 +139,9 @@ def _finetune(order: Order, shard: ClientShard) -> Reply:
         finetune(model, batches, stage, optimiser, shard.compute, generator, log_shares)
         for batches in shard.epochs(order.settings, order.round)
     ]
-    if order.settings.base.batch_norm == "local" or train.keep_optimisers or strategy.kept():
-        _save_private(order, shard, model, optimiser, kept, strategy.kept())
-    return reply_of(order, shard, model, model.parts(*SHARED), mean(epochs), strategy)
+    changed = order.settings.base.batch_norm == "local" or train.keep_optimisers or strategy.kept()
+    files = _save_private(order, shard, model, optimiser, kept, strategy.kept()) if changed else {}
+    return reply_of(order, shard, model, model.parts(*SHARED), mean(epochs), strategy, files)
 
 
 def _run_distillation(
@@ -180,7 +177,7 @@ def _save_private(
     optimiser: torch.optim.Optimizer,
     kept: Tensors,
     of_strategy: Tensors,
-) -> None:
+) -> Files:
     batch_norm, keep_optimisers = order.settings.base.batch_norm, order.settings.train.keep_optimisers
     tensors = without_strategy(kept) | model.parts(*PRIVATE) | strategy_state(order, of_strategy)
     if batch_norm == "local":
@@ -188,7 +185,7 @@ def _save_private(
         tensors |= {name: tensor for name, tensor in model.parts(*SHARED).items() if name in own}
     if keep_optimisers:
         tensors |= checkpoint.optimiser_state(model, optimiser)
-    private_state.save(Path(order.outbox), shard.client, on_cpu(tensors))
+    return shard.disk.save(on_cpu(tensors))
 
 
 def statistics_move(order: Order) -> bool:

@@ -1,12 +1,11 @@
 """A client's side of the baselines without an early exit, which train the whole base model."""
 
 import copy
-from pathlib import Path
 
 import torch
 
-from clients import private_state
-from clients.shard import ClientShard, open_shard
+from clients.disk import Files
+from clients.shard import ClientShard
 from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state
 from clients.training import mean, prepared, statistics_move
 from fed_rebel.model.resnet import BaseModel
@@ -17,10 +16,9 @@ from strategy.messages import Order, Reply, Stage
 from strategy.whole_model import shared_names
 
 
-def train(order: Order, client: int) -> Reply:
-    """Carry out a round's order for one client. Its private state is on disk before and after."""
+def train(order: Order, shard: ClientShard) -> Reply:
+    """Carry out a round's order for one client. Its private state is on its disk before and after."""
     torch.set_num_threads(order.settings.engine.threads)
-    shard = open_shard(order.settings, client)
     return _private_start(order, shard) if order.stage is Stage.PRIVATE_START else _train(order, shard)
 
 
@@ -28,15 +26,14 @@ def restore(order: Order, shard: ClientShard) -> tuple[BaseModel, Tensors]:
     """The client's model, the base model with the client's own tensors and the shared ones of the order, and what else
     it has kept."""
     model = copy.deepcopy(shard.base)
-    start, kept = model.state_dict(), private_state.load(Path(order.run), order.round, shard.client)
+    start, kept = model.state_dict(), shard.disk.load()
     own = {name: tensor for name, tensor in kept.items() if name in start}
     model.load_state_dict(start | own | order.tensors)
     return shard.compute.place(model), {name: tensor for name, tensor in kept.items() if name not in own}
 
 
 def _private_start(order: Order, shard: ClientShard) -> Reply:
-    _save(order, shard, shard.base)
-    return Reply(shard.client, shard.samples)
+    return Reply(shard.client, shard.samples, files=_save(order, shard, shard.base))
 
 
 def _train(order: Order, shard: ClientShard) -> Reply:
@@ -55,13 +52,13 @@ def _train(order: Order, shard: ClientShard) -> Reply:
         for batches in shard.epochs(settings, order.round)
     ]
     remembered = checkpoint.optimiser_state(model, optimiser) if settings.train.keep_optimisers else {}
-    _save(order, shard, model, remembered | strategy_state(order, strategy.kept()))
+    files = _save(order, shard, model, remembered | strategy_state(order, strategy.kept()))
     shared = {name: tensor for name, tensor in model.state_dict().items() if name in names}
-    return reply_of(order, shard, model, shared, mean(epochs), strategy)
+    return reply_of(order, shard, model, shared, mean(epochs), strategy, files)
 
 
-def _save(order: Order, shard: ClientShard, model: BaseModel, more: Tensors | None = None) -> None:
+def _save(order: Order, shard: ClientShard, model: BaseModel, more: Tensors | None = None) -> Files:
     """What is not shared, and what is to be remembered in the next round."""
     shared = shared_names(model, order.settings)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
-    private_state.save(Path(order.outbox), shard.client, on_cpu(own | (more or {})))
+    return shard.disk.save(on_cpu(own | (more or {})))

@@ -78,7 +78,7 @@ def simulate(
 def resume(run: Annotated[Path, typer.Argument(help="The directory of a run that was stopped.")]) -> None:
     """Go on with a run that was stopped, from its last finished round; it ends as if it had not been."""
     with _bad_input():
-        from fed_rebel.launch.simulation import reopen
+        from strategy.reopen import reopen
 
         directory, chosen = reopen(run)
     _run(directory, chosen)

@@ -9,7 +9,8 @@
 A round is written into `rounds/<n>` and becomes current by one rename of the link `current`: a kill at any moment
 loses at most the round that was running. What a client writes in a round lies in an outbox, a folder of that exchange
 alone, and becomes part of the round once the server has its good reply: what a faulty client writes, or one that is
-late, never counts.
+late, never counts. Of a client on a disk of its own there lies the SHA-256 of its private state in the state's place,
+and of its evaluation what `report.share` lets go.
 """
 
 import fcntl
@@ -36,6 +37,9 @@ from partitions import Partition
 ROWS = "rounds.jsonl"
 SUMS = "sha256.json"
 WARM_START = "warm_start.safetensors"
+STATE, STATE_SUM, RECORD, PREDICTIONS = ".safetensors", ".sha256", ".json", ".parquet"
+"""How a client's files end: its private state, or in its place the state's SHA-256; its record of itself; its
+predictions."""
 SAME_VERSION = ("fed-rebel", "torch")
 """Packages without which the same version a run does not go on to the same bytes."""
 BY_CONTENT = ("data.name", "base.weights")
@@ -65,6 +69,7 @@ class RunDirectory:
                 (made / "rounds").mkdir(exist_ok=True)
                 partition.save(made / "partition.npz")
                 environment = {
+                    "id": uuid4().hex,
                     "run": dict(identity),
                     "settings": settings.flat(),
                     "files": checksums.to_json({"partition.npz": Checksum.of(made / "partition.npz")}),
@@ -117,6 +122,11 @@ class RunDirectory:
                 )
 
     @property
+    def id(self) -> str:
+        """The run's name on other machines, where its directory has no meaning; hexadecimal."""
+        return str(self._begun("id"))
+
+    @property
     def rounds_done(self) -> int:
         """Rounds that are finished; the next to run has this number."""
         current = self.path / "current"
@@ -156,13 +166,21 @@ class RunDirectory:
         """Make what these clients wrote part of the round; what others wrote goes."""
         for client in clients:
             for written in outbox.glob(f"{client}.*"):
-                part = "private" if written.suffix == ".safetensors" else "evaluation"
+                part = "private" if written.suffix in (STATE, STATE_SUM) else "evaluation"
                 os.replace(written, self.round_path(number) / part / written.name)
         shutil.rmtree(outbox, ignore_errors=True)
 
     def clients(self, number: int) -> list[int]:
         """The clients that have a private state in a round: in one that is not finished those that changed theirs."""
-        return sorted(int(state.stem) for state in (self.round_path(number) / "private").glob("*.safetensors"))
+        return sorted(self._states(number))
+
+    def state_sum(self, number: int, client: int) -> str:
+        """The SHA-256 of the private state that a client has in a round on its own disk; empty where it has none there.
+
+        It is the one accepted in that round, else of the one before it.
+        """
+        state = self._states(number).get(client) or self._states(number - 1).get(client)
+        return state.read_text() if state is not None and state.suffix == STATE_SUM else ""
 
     def finish_round(
         self,
@@ -178,9 +196,10 @@ class RunDirectory:
         here = self.round_path(number)
         sums = self._sums() if number else {}
         known = {name: found for name, found in sums.items() if name == WARM_START}
-        for client in self.clients(number - 1):
-            state, now = (private_file(self.path, of_round, client) for of_round in (number - 1, number))
-            if not now.exists():
+        changed = self._states(number)
+        for client, state in self._states(number - 1).items():
+            if client not in changed:
+                now = here / "private" / state.name
                 _link_or_copy(state, now)
                 known[self._name(now)] = sums[self._name(state)]
         tensor_file.write(here / "shared.safetensors", shared)
@@ -193,27 +212,37 @@ class RunDirectory:
             if old != here:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def evaluations(self, number: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-        """What clients wrote of themselves in a round's evaluation: a record a client, and all predictions."""
+    def evaluations(self, number: int) -> tuple[list[dict[str, Any]], pd.DataFrame | None]:
+        """What there is of clients' evaluations in a round: a record a client, and all predictions.
+
+        Where predictions are None, they stayed with the clients, and a record is the client's row of `clients.csv`.
+        """
         folder = self.round_path(number) / "evaluation"
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*{RECORD}")]
         records.sort(key=lambda record: record["client"])
-        frames = [pd.read_parquet(folder / f"{record['client']}.parquet") for record in records]
-        return records, pd.concat(frames, ignore_index=True)
+        frames = [folder / f"{record['client']}{PREDICTIONS}" for record in records]
+        if not all(frame.exists() for frame in frames) or not frames:
+            return records, None
+        return records, pd.concat([pd.read_parquet(frame) for frame in frames], ignore_index=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `rounds.jsonl` of finished rounds."""
         return [json.loads(line) for line in self._finished_rows().decode().splitlines()]
 
     def write_results(
-        self, clients: pd.DataFrame, predictions: pd.DataFrame, newcomers: pd.DataFrame | None = None
+        self, clients: pd.DataFrame, predictions: pd.DataFrame | None, newcomers: pd.DataFrame | None = None
     ) -> None:
-        """`predictions.parquet`, `newcomers.csv` where there are some, then `clients.csv`, whose presence says that the
-        run is finished. A newcomer has the columns of a client, and is in none of the other files."""
+        """`predictions.parquet` and `newcomers.csv` where there are some, then `clients.csv`, whose presence says that
+        the run is finished. A newcomer has the columns of a client, and is in none of the other files."""
         if newcomers is not None and len(newcomers):
             files.replace(self.path / "newcomers.csv", newcomers.to_csv(index=False).encode())
-        files.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
+        if predictions is not None:
+            files.replace(self.path / "predictions.parquet", predictions.to_parquet(index=False))
         files.replace(self.path / "clients.csv", clients.to_csv(index=False).encode())
+
+    def _states(self, number: int) -> dict[int, Path]:
+        """Of each client that has one in a round the private state, or what stands for it."""
+        return {int(state.stem): state for state in (self.round_path(number) / "private").glob("*.*")}
 
     def _finished_rows(self) -> bytes:
         # A kill can leave a torn last line, or whole rows of the round that it interrupted.
@@ -251,11 +280,11 @@ class RunDirectory:
                 f"{path.resolve()}: missing or damaged; put it back as it was, or {self._anew}"
             ) from None
 
-    def _begun(self, what: str) -> dict[str, Any]:
+    def _begun(self, what: str) -> Any:
         """What `environment.json` says of how the run was begun."""
         path = self.path / "environment.json"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))[what])
+            return json.loads(path.read_text(encoding="utf-8"))[what]
         except (OSError, ValueError, KeyError, TypeError):
             raise SettingsError(f"{path}: does not say what the run was begun with; restore it or begin anew") from None
 

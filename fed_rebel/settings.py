@@ -75,7 +75,8 @@ class Data(_Section):
 class PartitionSettings(_Section):
     """Who holds which images."""
 
-    kind: Literal["by-client", "by-class", "iid", "shards"] = "by-client"
+    kind: Literal["by-client", "by-class", "iid", "shards", "own"] = "by-client"
+    """How images are dealt; `own`: not at all, in a deployment each node brings its own (`data.path`)."""
     alpha: Annotated[float, Field(ge=1e-4, le=1e4)] = 0.1
     """Concentration of the Dirichlet draw: small is skewed."""
     clients: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -309,6 +310,14 @@ class Exits(_Section):
     """In evaluation z is the posterior's mean, or a sample of it (the paper's text)."""
 
 
+class Report(_Section):
+    """What becomes known of the clients."""
+
+    share: Literal["none", "rows", "predictions"] = "none"
+    """What clients on disks of their own let the server have: nothing, their rows of `clients.csv`, or their
+    predictions too, which hold labels. A simulation has all of it in its run directory."""
+
+
 class Settings(_Section):
     """Every setting of a run. `flat()` and `from_flat()` turn it into dotted keys and back."""
 
@@ -332,6 +341,7 @@ class Settings(_Section):
     strategy: StrategySettings = StrategySettings()
     engine: Engine = Engine()
     exits: Exits = Exits()
+    report: Report = Report()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -345,6 +355,11 @@ class Settings(_Section):
             raise ValueError(
                 f"rounds.warm_start = {self.rounds.warm_start}: method = '{self.method}' trains the base model alone, "
                 "which needs no warm start; allowed: 0, or method = 'rebel'"
+            )
+        if self.partition.kind == "own" and self.base.weights == "train":
+            raise ValueError(
+                "base.weights = 'train': with partition.kind = 'own' no node has the images that it would be trained "
+                "on; allowed: 'shipped' or a file that all nodes have (fed-rebel pretrain)"
             )
         if self.partition.newcomers and self.method != "rebel":
             raise ValueError(

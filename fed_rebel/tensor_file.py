@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fed_rebel.files import replace
@@ -15,9 +15,14 @@ Tensors = dict[str, Tensor]
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write the tensors under their names. The same tensors give the same bytes, with one entry of metadata at most."""
+    replace(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What `write` writes."""
     named = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     # Without tensors and with empty metadata safetensors writes a header that it cannot read.
-    replace(path, save(named, dict(metadata or {}) if named or metadata else None))
+    return save(named, dict(metadata or {}) if named or metadata else None)
 
 
 def read(path: Path) -> Tensors:
@@ -29,6 +34,11 @@ def read(path: Path) -> Tensors:
         raise ValueError(f"{path}: no such file; give a safetensors file") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); restore it or remove it") from None
+
+
+def from_bytes(content: bytes) -> Tensors:
+    """The tensors that `to_bytes` made bytes of."""
+    return load(content)
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """All clients' shards together, in the order of the clients."""
+    """All clients' shards together, in the order of the clients; none where nothing is dealt."""
 
     shards: tuple[Shard, ...]
     hold_out: NDArray[np.int64]  # into the training set: the images that no client trains on
@@ -95,8 +95,8 @@ class Partition:
                 stored = str(_read(archive, "fingerprint"))
             if stored != _fingerprint(arrays):
                 raise ValueError("its fingerprint is not that of its arrays")
-            parts = [np.split(arrays[role], arrays[f"{role}_offsets"][1:-1]) for role in _ROLES]
             clients = arrays["clients"].tolist()
+            parts = [np.split(arrays[role], arrays[f"{role}_offsets"][1:])[: len(clients)] for role in _ROLES]
             shards = tuple(Shard(*fields) for fields in zip(clients, *parts, strict=True))
             return cls(shards, arrays["hold_out"], arrays["label_counts"])
         except _DAMAGE as error:
@@ -111,7 +111,7 @@ class Partition:
         }
         for role in _ROLES:
             parts = [getattr(shard, role) for shard in self.shards]
-            arrays[role] = np.concatenate(parts)
+            arrays[role] = np.concatenate([np.empty(0, dtype=np.int64), *parts])
             arrays[f"{role}_offsets"] = np.cumsum([0, *map(len, parts)])
         return {name: array.astype("<i8", copy=False) for name, array in arrays.items()}
 

@@ -1,13 +1,17 @@
 """What server and clients tell each other, as typed records over Flower's messages."""
 
+import json
 import math
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fed_rebel.datasets import Form
 from fed_rebel.settings import Scalar, Settings
 from fed_rebel.tensor_file import Tensors
 
@@ -60,16 +64,31 @@ class Order:
     """The parts that the stage shares, under `part.name`."""
     beside: Tensors = field(default_factory=dict)
     """What the strategy sends beside them."""
+    run_id: str = ""
+    """The run's name on the disk of a client that keeps its private state there; hexadecimal."""
+    state: str = ""
+    """SHA-256 of the private state that counts, of those on the client's own disk; empty where there is none."""
+    form: Form | None = None
+    """What the data have in common, where each client brings its own (`partition.kind = "own"`)."""
+
+    def __post_init__(self) -> None:
+        # A client makes file names of them.
+        for what, name in (("run_id", self.run_id), ("state", self.state)):
+            if not re.fullmatch("[0-9a-f]*", name):
+                raise ValueError(f"{what} = {name!r}: allowed: hexadecimal digits")
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
         about: dict[str, str | int | bool] = {
             "run": self.run,
+            "run_id": self.run_id,
             "outbox": self.outbox,
             "round": self.round,
             "stage": str(self.stage),
             "early_seed": self.early_seed,
             "last": self.last,
+            "state": self.state,
+            "form": self.form.to_json() if self.form else "",
         }
         return RecordDict(
             {
@@ -87,6 +106,7 @@ class Order:
         return cls(
             settings=Settings.from_flat(cast("dict[str, Scalar]", dict(record.config_records["settings"]))),
             run=str(about["run"]),
+            run_id=str(about["run_id"]),
             outbox=str(about["outbox"]),
             round=cast(int, about["round"]),
             stage=Stage(str(about["stage"])),
@@ -94,6 +114,8 @@ class Order:
             last=bool(about["last"]),
             tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
             beside=dict(record.array_records["beside"].to_torch_state_dict()),
+            state=str(about["state"]),
+            form=Form.from_json(str(about["form"])) if about["form"] else None,
         )
 
 
@@ -115,6 +137,8 @@ class Reply:
     """Its weight in the round's averages, above 0, as `strategy.weights` has it."""
     beside: Tensors = field(default_factory=dict)
     """What the strategy sends beside the trained parts."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What a client on a disk of its own lets go into the run directory, by the ends of the files' names."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -137,6 +161,7 @@ class Reply:
                 "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
                 "tensors": ArrayRecord(self.tensors),
                 "beside": ArrayRecord(self.beside),
+                "files": ConfigRecord(dict(self.files)),
             }
         )
 
@@ -154,9 +179,37 @@ class Reply:
                 label_counts=tuple(counts),
                 weight=cast(float, numbers["weight"]),
                 beside=dict(record.array_records["beside"].to_torch_state_dict()),
+                files=cast("dict[str, bytes]", dict(record.config_records["files"])),
             )
         except KeyError as error:
             raise ValueError(f"its reply has no {error}") from None
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Server to client, once: what the run is made from."""
+
+    settings: Settings
+    """The whole run's."""
+    identity: Mapping[str, str]
+    """What the run's bytes depend on beside them."""
+    form: Form
+    """What the clients' data have in common."""
+
+    def to_record(self) -> RecordDict:
+        """As the content of a Flower message."""
+        about = {"identity": json.dumps(dict(self.identity)), "form": self.form.to_json()}
+        return RecordDict({"greeting": ConfigRecord(dict(about)), "settings": ConfigRecord(dict(self.settings.flat()))})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "Greeting":
+        """What `to_record` gave. Raises `ValueError` for settings that are not allowed."""
+        about = record.config_records["greeting"]
+        return cls(
+            settings=Settings.from_flat(cast("dict[str, Scalar]", dict(record.config_records["settings"]))),
+            identity=json.loads(str(about["identity"])),
+            form=Form.from_json(str(about["form"])),
+        )
 
 
 @dataclass(frozen=True)
@@ -164,16 +217,21 @@ class Hello:
     """Client to server, once: which client a node is."""
 
     client: int
-    """The client's number in the partition."""
+    """The client's number."""
+    samples: int = 0
+    """Its training images, where they are its own; 0 where they are dealt."""
+    own_disk: bool = False
+    """Whether it keeps its private state and its predictions on a disk of its own."""
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
-        return RecordDict({"hello": MetricRecord({"client": self.client})})
+        return RecordDict({"hello": ConfigRecord(asdict(self))})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Hello":
         """What `to_record` gave."""
-        return cls(cast(int, record.metric_records["hello"]["client"]))
+        told = record.config_records["hello"]
+        return cls(cast(int, told["client"]), cast(int, told["samples"]), cast(bool, told["own_disk"]))
 
 
 def size(tensors: Tensors) -> int:

@@ -1,5 +1,7 @@
 """One exchange with the clients: who is there, who takes part, what is sent, and which replies are good."""
 
+import io
+import json
 import re
 import time
 from collections import Counter
@@ -8,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from flwr.app import Message, RecordDict
+import pandas as pd
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from strategy.messages import NO_SPACE, STARTS, Hello, Order, Reply, size
+from fed_rebel import files
+from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM
+from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, size
 
 POLL_SECONDS = 0.05
 WAIT_FOR_NODES_SECONDS = 120.0
@@ -54,13 +59,17 @@ class Clients:
     grid: Grid
     nodes: Mapping[int, int]
     """The node of each client."""
+    samples: Mapping[int, int]
+    """The training images of each client that brings its own."""
+    own_disks: bool
+    """Whether the clients keep on disks of their own what is private, rather than in the run directory."""
     stop: Event
     """Set where the engine has ended, so that nobody waits for replies that will not come."""
 
     @classmethod
-    def find(cls, grid: Grid, clients: int, stop: Event) -> "Clients":
-        """All clients, once they are connected. Raises `RunFailed` where they do not come."""
-        deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
+    def find(cls, grid: Grid, greeting: Greeting, stop: Event) -> "Clients":
+        """All clients, once they are connected. Raises `RunFailed` where they do not come, or are not of this run."""
+        clients, deadline = greeting.settings.partition.clients, time.monotonic() + WAIT_FOR_NODES_SECONDS
         while len(nodes := sorted(grid.get_node_ids())) < clients:
             if time.monotonic() > deadline:
                 raise RunFailed(
@@ -68,26 +77,47 @@ class Clients:
                     "start as many nodes as partition.clients, or set it to as many as there are"
                 )
             time.sleep(POLL_SECONDS)
-        found = {
-            Hello.from_record(message.content).client: message.metadata.src_node_id
-            for message in _send(
-                grid, {node: RecordDict() for node in nodes}, "query", lambda: None, stop, WAIT_FOR_GREETINGS_SECONDS
-            )
+        record = greeting.to_record()
+        answers = _send(grid, {node: record for node in nodes}, "query", lambda: None, stop, WAIT_FOR_GREETINGS_SECONDS)
+        refused = [_last_line(message.error.reason) for message in answers if message.has_error()]
+        hellos = {
+            message.metadata.src_node_id: Hello.from_record(message.content)
+            for message in answers
             if not message.has_error()
         }
-        if missing := sorted(set(range(clients)) - set(found)):
-            raise RunFailed(f"client {missing[0]}: no node answers for it")
-        return cls(grid, {client: found[client] for client in range(clients)}, stop)
+        found = Counter(hello.client for hello in hellos.values())
+        for client in range(clients):
+            if found[client] != 1:
+                how_many = "no node answers for it" if not found[client] else f"{found[client]} nodes answer for it"
+                reason = f"; {refused[0]}" if refused and not found[client] else ""
+                raise RunFailed(f"client {client}: {how_many}{reason}")
+        if len(own_disks := {hello.own_disk for hello in hellos.values()}) > 1:
+            raise RunFailed("some nodes have a folder of their own (state in the node config), some not; all or none")
+        return cls(
+            grid,
+            {hello.client: node for node, hello in hellos.items()},
+            {hello.client: hello.samples for hello in hellos.values()},
+            own_disks.pop(),
+            stop,
+        )
 
-    def exchange(self, whom: Sequence[int], order: Order, kind: str, replied: Callable[[], None]) -> Exchange:
-        """Send one order to some clients and take their replies.
+    def exchange(
+        self,
+        whom: Sequence[int],
+        order: Order,
+        kind: str,
+        replied: Callable[[], None],
+        states: Mapping[int, str] | None = None,
+    ) -> Exchange:
+        """Send one order to some clients and take their replies; files in these go into the order's outbox.
 
-        `kind` is `train` or `evaluate`. A reply that does not come, is an error, has numbers that are not finite, or
+        `kind` is `train` or `evaluate`; `states` is the SHA-256 of each client's private state, where they keep them
+        on disks of their own. A reply that does not come, is an error, has numbers that are not finite, or
         other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
         `strategy.min_replies` are good, and where a client's disk is full: with it the run would end otherwise.
         """
         record, timeout = order.to_record(), order.settings.engine.timeout + WAIT_FOR_ERRORS_SECONDS
-        contents = {self.nodes[client]: record for client in whom}
+        contents = {self.nodes[client]: _addressed(record, (states or {}).get(client, "")) for client in whom}
         messages = _send(self.grid, contents, kind, replied, self.stop, timeout)
         answers = {message.metadata.src_node_id: message for message in messages}
         replies: list[Reply] = []
@@ -97,7 +127,7 @@ class Clients:
             if message is not None and message.has_error() and message.error.code == NO_SPACE:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
             try:
-                replies.append(_good_reply(client, message, order, kind))
+                replies.append(self._good_reply(client, message, order, kind))
             except ValueError as error:
                 faults.append(Fault(client, str(error)))
         forms = {reply.client: _form(reply) for reply in replies}
@@ -114,6 +144,39 @@ class Clients:
             )
         bytes_up = {r.client: size(r.tensors) + size(r.beside) for r in replies}
         return Exchange(replies, faults, size(order.tensors) + size(order.beside), bytes_up)
+
+    def _good_reply(self, client: int, message: Message | None, order: Order, kind: str) -> Reply:
+        """A client's reply to an order. Raises `ValueError` where it cannot be used, whatever is wrong with it."""
+        if message is None:
+            raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
+        if message.has_error():
+            raise ValueError(_last_line(message.error.reason))
+        try:
+            reply = Reply.from_record(message.content)
+        except Exception as error:
+            raise ValueError(str(error)) from error
+        if reply.client != client:
+            raise ValueError(f"it answers as client {reply.client}")
+        for name, tensor in reply.tensors.items():
+            if name not in order.tensors or order.tensors[name].shape != tensor.shape:
+                raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
+        for end, content in reply.files.items():
+            _check_file(client, end, content)
+            files.replace(Path(order.outbox) / f"{client}{end}", content)
+        for end in self._must_write(order, kind):
+            if not (Path(order.outbox) / f"{client}{end}").is_file():
+                raise ValueError(
+                    f"its {client}{end} is not in the run directory: all machines must share it, or each node have a "
+                    "folder of its own (state in its node config)"
+                )
+        return reply
+
+    def _must_write(self, order: Order, kind: str) -> tuple[str, ...]:
+        """The files that there are of a client whatever it holds; in other rounds it may keep the state that it has."""
+        if kind == "evaluate":
+            share = order.settings.report.share if self.own_disks else "predictions"
+            return {"predictions": (PREDICTIONS, RECORD), "rows": (RECORD,), "none": ()}[share]
+        return (STATE_SUM if self.own_disks else STATE,) if order.stage in STARTS else ()
 
 
 def _send(
@@ -139,38 +202,37 @@ def _send(
     return messages
 
 
-def _good_reply(client: int, message: Message | None, order: Order, kind: str) -> Reply:
-    """A client's reply to an order. Raises `ValueError` where it cannot be used, whatever is wrong with it."""
-    if message is None:
-        raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
-    if message.has_error():
-        raise ValueError(_last_line(message.error.reason))
+def _addressed(record: RecordDict, state: str) -> RecordDict:
+    """The order's record for one client, which has this private state."""
+    if not state:
+        return record
+    told = ConfigRecord({**record.config_records["order"], "state": state})
+    return RecordDict({**record, "order": told})
+
+
+def _check_file(client: int, end: str, content: bytes) -> None:
+    """Raise `ValueError` for a file that is not the client's to send, or that the end of the run could not read."""
     try:
-        reply = Reply.from_record(message.content)
-    except Exception as error:
-        raise ValueError(str(error)) from error
-    if reply.client != client:
-        raise ValueError(f"it answers as client {reply.client}")
-    for name, tensor in reply.tensors.items():
-        if name not in order.tensors or order.tensors[name].shape != tensor.shape:
-            raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
-    for suffix in _must_write(order, kind):
-        if not (Path(order.outbox) / f"{client}{suffix}").is_file():
-            raise ValueError(f"its {client}{suffix} is not in the run directory, which must be shared by all machines")
-    return reply
+        if end == STATE_SUM:
+            good = re.fullmatch(b"[0-9a-f]{64}", content) is not None
+        elif end == RECORD:
+            good = json.loads(content)["client"] == client
+        else:
+            good = end == PREDICTIONS and set(pd.read_parquet(io.BytesIO(content))["client"]) == {client}
+    except Exception:  # whatever the readers make of bytes that are none of theirs
+        good = False
+    if not good:
+        raise ValueError(f"its file {client}{end}: not as a client writes it")
 
 
-def _must_write(order: Order, kind: str) -> tuple[str, ...]:
-    """The files that a client writes whatever it holds; in other rounds it may keep the private state that it has."""
-    if kind == "evaluate":
-        return ".parquet", ".json"
-    return (".safetensors",) if order.stage in STARTS else ()
+Form = tuple[frozenset[str], frozenset[tuple[str, tuple[int, ...]]], int, frozenset[str]]
 
 
-def _form(reply: Reply) -> tuple[frozenset[str], frozenset[tuple[str, tuple[int, ...]]], int]:
+def _form(reply: Reply) -> Form:
     """What all replies of a round have in common."""
     beside = frozenset((name, tuple(tensor.shape)) for name, tensor in reply.beside.items())
-    return frozenset(reply.tensors), beside, len(reply.label_counts)
+    record = frozenset(json.loads(reply.files.get(RECORD, b"{}")))
+    return frozenset(reply.tensors), beside, len(reply.label_counts), record
 
 
 def _last_line(reason: str | None) -> str:

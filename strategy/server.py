@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Protocol
@@ -10,14 +11,13 @@ import pandas as pd
 import torch
 from flwr.serverapp import Grid
 
-from fed_rebel.exits.rows import client_rows, server_answers
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
-from fed_rebel.training.setup import prepare, target_of
+from fed_rebel.training.setup import Setup, measure, prepare
 from partitions import Partition
 from strategy import late
-from strategy.messages import STARTS, Order, Stage
+from strategy.messages import STARTS, Greeting, Order, Stage
 from strategy.method import Method
 from strategy.participation import Participation, draw
 from strategy.plan import Round, plan
@@ -64,8 +64,9 @@ class Server:
         rounds = plan(self.settings)
         done = self.run.rounds_done
         if done < len(rounds):
-            clients = Clients.find(grid, self.settings.partition.clients, self.stop)
-            method = self._method()
+            setup = prepare(self.settings)
+            clients = Clients.find(grid, Greeting(self.settings, setup.identity, setup.dataset.form), self.stop)
+            method = self._method(setup)
             state, memory = (self.run.shared(), self.run.memory()) if done else (method.start(), {})
             for step in rounds[done:]:
                 if step.number and step.stage is not rounds[step.number - 1].stage:
@@ -73,8 +74,7 @@ class Server:
                 state, memory = self._run_round(step, len(rounds), state, memory, method, clients)
         self._write_results(rounds[-1])
 
-    def _method(self) -> Method:
-        setup = prepare(self.settings)
+    def _method(self, setup: Setup) -> Method:
         if self.settings.method == "rebel":
             return Rebel.open(self.settings, setup, self.run)
         return WholeModel(self.settings, setup)
@@ -83,18 +83,29 @@ class Server:
         self, step: Round, rounds: int, state: Tensors, memory: Tensors, method: Method, clients: Clients
     ) -> tuple[Tensors, Tensors]:
         began = time.monotonic()
-        there, who = self._clients(step)
+        there, who = self._clients(step, clients.samples)
         self.watcher.round_began(step.number, rounds, step.stage, len(who.trained) + len(there) * step.evaluate)
         self.run.begin_round(step.number)
         if step.stage is Stage.PRIVATE_START:
             method.private_start(state)
 
         def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors) -> Exchange:
-            path, outbox, early_seed = self.run.path, self.run.new_outbox(step.number), method.early_seed
+            outbox = self.run.new_outbox(step.number)
             order = Order(
-                self.settings, str(path), str(outbox), step.number, step.stage, early_seed, step.last, sent, beside
+                settings=self.settings,
+                run=str(self.run.path),
+                run_id=self.run.id,
+                outbox=str(outbox),
+                round=step.number,
+                stage=step.stage,
+                early_seed=method.early_seed,
+                last=step.last,
+                tensors=sent,
+                beside=beside,
+                form=prepare(self.settings).dataset.form if self.settings.partition.kind == "own" else None,
             )
-            exchange = clients.exchange(whom, order, kind, self.watcher.replied)
+            states = {client: self.run.state_sum(step.number, client) for client in whom} if clients.own_disks else {}
+            exchange = clients.exchange(whom, order, kind, self.watcher.replied, states)
             self.run.accept(step.number, outbox, [reply.client for reply in exchange.replies])
             exchange = replace(exchange, faults=[_with_consequence(fault, kind, step) for fault in exchange.faults])
             for fault in exchange.faults:
@@ -135,7 +146,7 @@ class Server:
         self.watcher.round_ended(rows)
         return state, memory
 
-    def _clients(self, step: Round) -> tuple[list[int], Participation]:
+    def _clients(self, step: Round, samples: Mapping[int, int]) -> tuple[list[int], Participation]:
         """The clients there are in a round, and those that train in it: all members until each has a private state of
         its own, then those that have one."""
         partition, started = self.settings.partition, step.number > self.settings.rounds.warm_start
@@ -145,39 +156,44 @@ class Server:
             return members + newcomers, Participation(newcomers, [], [])
         if step.everyone:
             return members, Participation(members, [], [])
-        shards = prepare(self.settings).partition.shards
-        return members, draw(self.settings, {client: len(shards[client].train) for client in members}, step.number)
+        dealt = {shard.client: len(shard.train) for shard in prepare(self.settings).partition.shards}
+        return members, draw(self.settings, {client: (dealt or samples)[client] for client in members}, step.number)
 
     def _measure(self, number: int) -> pd.DataFrame:
-        """The rows of all clients; a threshold that they share is calibrated without newcomers for the others."""
+        """The rows of all clients that let the server have theirs.
+
+        A threshold that clients share is calibrated without newcomers for the others.
+        """
         records, predictions = self.run.evaluations(number)
-        exits, members = self.settings.exits, self.settings.partition.members
+        if predictions is None:
+            return pd.DataFrame(records)
+        members = self.settings.partition.members
         newcomers = [record for record in records if record["client"] >= members]
-
-        def rows_of(some: Rows, answers: pd.DataFrame) -> pd.DataFrame:
-            server = server_answers(exits.model_dump())
-            target = target_of(self.settings)
-            return client_rows(some, answers, target, server=server, by_class=exits.by_class, pool=exits.pooled)
-
-        measured = rows_of(records[: len(records) - len(newcomers)], predictions[predictions["client"] < members])
-        return pd.concat([measured, rows_of(newcomers, predictions)], ignore_index=True) if newcomers else measured
+        of_members = predictions["client"] < members
+        measured = measure(self.settings, records[: len(records) - len(newcomers)], predictions[of_members])
+        if not newcomers:
+            return measured
+        return pd.concat([measured, measure(self.settings, newcomers, predictions[~of_members])], ignore_index=True)
 
     def _write_results(self, last: Round) -> None:
         clients = self._measure(last.number)
-        at_start = {
-            row["client"]: row["local_acc"]
-            for row in self.run.rows()
-            if row["stage"] == Stage.PRIVATE_START and "local_acc" in row
-        }
-        local_acc_start = clients["client"].map(at_start).astype(float)  # of no client where nothing answers early
-        clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", local_acc_start)
+        if clients.empty:  # they keep their rows to themselves
+            clients = pd.DataFrame({"client": self.run.clients(last.number)})
+        else:
+            at_start = {
+                row["client"]: row["local_acc"]
+                for row in self.run.rows()
+                if row["stage"] == Stage.PRIVATE_START and "local_acc" in row
+            }
+            local_acc_start = clients["client"].map(at_start).astype(float)  # of no client where nothing answers early
+            clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", local_acc_start)
         clients["partition"] = Partition.load(self.run.path / "partition.npz").fingerprint
         _, predictions = self.run.evaluations(last.number)
         members = self.settings.partition.members
+        if predictions is not None:
+            predictions = predictions[predictions["client"] < members]
         newcomers = clients[clients["client"] >= members]
-        self.run.write_results(
-            clients[clients["client"] < members], predictions[predictions["client"] < members], newcomers
-        )
+        self.run.write_results(clients[clients["client"] < members], predictions, newcomers)
 
 
 def _training_rows(step: Round, trained: Exchange, who: Participation) -> Rows:
@@ -206,7 +222,7 @@ def _with_measurements(step: Round, rows: Rows, evaluated: Exchange, measured: p
         row = row_of[client]
         row["bytes_down"] = row.get("bytes_down", 0) + evaluated.bytes_down
         row["bytes_up"] = row.get("bytes_up", 0) + bytes_up
-        measures = {name: float(of_client[client][name]) for name in KEPT}
+        measures = {name: float(of_client[client][name]) for name in KEPT if client in of_client}
         row |= {name: value for name, value in measures.items() if not math.isnan(value)}
     for fault in evaluated.faults:
         row = row_of[fault.client]

@@ -97,8 +97,16 @@ class RecordingGrid(InlineGrid):
     """Keeps every message, in the order in which the server sent and got them; `shuffled`, replies of a round come all
     at once, in an order drawn anew each time."""
 
-    def __init__(self, settings: Settings, shuffled: bool = False, app: ClientApp = client_app) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shuffled: bool = False,
+        app: ClientApp = client_app,
+        node_configs: Iterable[dict[str, Any]] = (),
+    ) -> None:
         super().__init__(app, settings.partition.clients, clients_at_once(settings), settings.engine.timeout)
+        for context, config in zip(self._contexts.values(), node_configs, strict=False):
+            context.node_config = config
         self.messages: list[Message] = []
         self._shuffled = np.random.default_rng() if shuffled else None
         self._held: list[Message] = []
@@ -165,8 +173,10 @@ def _go_on(
     on_reply: Callable[[], None] = lambda: None,
     shuffled: bool = False,
     app: ClientApp = client_app,
+    node_configs: Iterable[dict[str, Any]] = (),
 ) -> Federated:
-    grid, listener, ended_by = RecordingGrid(settings, shuffled, app), Listener(run, after_round, on_reply), None
+    grid, ended_by = RecordingGrid(settings, shuffled, app, node_configs), None
+    listener = Listener(run, after_round, on_reply)
     try:
         Server(settings, run, listener).federate(grid)
     except (KeyboardInterrupt, RunFailed) as error:
@@ -178,10 +188,10 @@ def _go_on(
 
 @pytest.fixture(scope="session")
 def go_on():
-    """Run what is left of a run on the inline engine: `go_on(run, settings, after_round, on_reply, app)`.
+    """Run what is left of a run on the inline engine: `go_on(run, settings, after_round, on_reply, app, node_configs)`.
 
-    `app` is what runs on the clients. `after_round(number, run)` and `on_reply()` may do anything; a KeyboardInterrupt
-    of theirs stops the run.
+    `app` is what runs on the clients, `node_configs` what their nodes are started with. `after_round(number, run)` and
+    `on_reply()` may do anything; a KeyboardInterrupt of theirs stops the run.
     """
     return _go_on
 

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 import clients.shard
 from clients import whole_model
+from clients.node import Node
+from clients.shard import open_shard
 from fed_rebel import tensor_file
 from fed_rebel.cli import app
 from fed_rebel.datasets import augment
@@ -252,7 +254,7 @@ def test_a_client_that_trains_alone_does_not_depend_on_the_others(runs, baseline
         run.begin_round(step.number)
         outbox = run.new_outbox(step.number)
         order = Order(settings, str(run.path), str(outbox), step.number, step.stage, 0, step.last, {})
-        reply = whole_model.train(order, client=1)
+        reply = whole_model.train(order, open_shard(order, Node(1)))
         assert not reply.tensors
         run.accept(step.number, outbox, [1])
     alone = tensor_file.read(private_file(run.path, step.number, 1))

@@ -1,8 +1,10 @@
 """Data: held once on a machine, the same pixels each time, augmented by the batch, every fault one line."""
 
+import itertools
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fed_rebel import datasets
-from fed_rebel.datasets import glyphs100, images
+from fed_rebel.datasets import glyphs100, images, own
 from fed_rebel.datasets.augment import batch
-from fed_rebel.datasets.images import Dataset, Normalisation, Split
+from fed_rebel.datasets.images import Dataset, Form, Normalisation, Split
 
 REAL = os.environ.get("FED_REBEL_DATA")  # the fixture `cache` takes it away
 NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -299,10 +301,6 @@ BAD = {
     ),
     "labels wild": (dict(y_train=changed("y_train", 5, 10**12)), "y_train holds the label 1000000000000"),
     "class without images": (dict(y_train=np.array([0, 2] * 3)), "class 1 (1) has no training image"),
-    "one class": (
-        dict(y_train=np.zeros(6, int), y_test=np.zeros(3, int)),
-        "has 1 class; at least 2 are needed",
-    ),
     "objects": (dict(y_train=np.array([0, 1, 2, 0, 1, None])), "y_train is an array of objects"),
     "names that repeat": (dict(classes=np.array(["a", "b", "a"])), "classes is <U1 [3]; distinct names"),
     "names that are numbers": (dict(classes=np.arange(3)), "classes is int64 [3]; distinct names"),
@@ -375,13 +373,37 @@ def test_folder_of_pictures(tmp_path, data_dir):
     assert len(datasets.load(str(root), data_dir).train) == 8
 
 
+def test_one_class_is_no_data_set(tmp_path, data_dir):
+    source = write_npz(data_dir / "mine.npz", y_train=np.zeros(6, int), y_test=np.zeros(3, int))
+    assert fault(source, data_dir) == f"{source}: has 1 class; at least 2 are needed"
+
+
+def test_a_client_s_own_images_take_the_form_of_everybody_s(tmp_path, data_dir):
+    form = Form("pets", ("cat", "cow", "dog"), Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), flip=False)
+    for split, name in itertools.product(("train", "test"), ("cow", "dog")):
+        (tmp_path / "own" / split / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "own" / split / name / "0.png")
+    dataset = own.load(tmp_path / "own", form, data_dir)
+    assert (dataset.form, dataset.train.labels.tolist()) == (form, [1, 2])
+    assert Form.from_json(form.to_json()) == form
+    # One class alone will do; a class that nobody knows will not.
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / "own" / split / "dog")
+    assert own.load(tmp_path / "own", form, data_dir).test.labels.tolist() == [1]
+    for split in ("train", "test"):
+        (tmp_path / "own" / split / "cow").rename(tmp_path / "own" / split / "yak")
+    with pytest.raises(ValueError, match=r"own: class yak is none of pets's 3 \(cat, cow, dog"):
+        own.load(tmp_path / "own", form, data_dir)
+
+
 def test_faulty_folders(tmp_path, data_dir):
     root = tmp_path / "pets"
     root.mkdir()
     assert f"cannot read {root / 'train'} (No such file" in fault(root, data_dir)
-    (root / "train" / "cat").mkdir(parents=True)
+    (root / "train").mkdir()
     (root / "test").mkdir()
-    assert "holds 1 class folder(s); at least 2" in fault(root, data_dir)
+    assert "holds no class folder" in fault(root, data_dir)
+    (root / "train" / "cat").mkdir()
     (root / "train" / "dog").mkdir()
     assert "class cat has no training image" in fault(root, data_dir)
     for name in ("cat", "dog"):

@@ -9,14 +9,20 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fed_rebel.datasets import Form, Normalisation
 from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.settings import Settings
 from strategy import rounds
-from strategy.messages import Hello, Order, Reply, Stage
+from strategy.messages import Greeting, Hello, Order, Reply, Stage
 from strategy.rounds import Clients, RunFailed
 
 SENT = {"head2.weight": torch.zeros(2, 2), "head2.bias": torch.zeros(2)}
 ORDER = Order(Settings(), "run", "outbox", 0, Stage.DISTILL, 0, False, SENT)
+
+
+def greeting(clients):
+    form = Form("stripes", ("a", "b"), Normalisation((0.5,) * 3, (0.5,) * 3), flip=True)
+    return Greeting(Settings.from_flat({"partition.clients": clients}), {}, form)
 
 
 def reply(client, **changes):
@@ -42,7 +48,7 @@ def exchange(answers, order=ORDER, timeout=math.inf):
 
     grid = InlineGrid(app, len(answers), at_once=1, timeout=timeout)
     try:
-        clients = Clients.find(grid, len(answers), Event())
+        clients = Clients.find(grid, greeting(len(answers)), Event())
         return clients.exchange(range(len(answers)), order, "train", lambda: None)
     finally:
         grid.close()

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from clients.evaluation import spread
+from clients.node import Node
+from clients.shard import open_shard
 from clients.training import train
 from fed_rebel import files, tensor_file
 from fed_rebel.exits import Target, calibrate
@@ -712,18 +714,19 @@ def test_a_client_whose_training_diverges_keeps_its_private_state(stopped, tiny_
     outbox = run.new_outbox(DISTILL)
     order = Order(tiny_settings(), str(run.path), str(outbox), DISTILL, stage, warm.early_seed, False, head2)
     with pytest.raises(ValueError, match="not finite"):
-        train(order, client=1)
+        train(order, open_shard(order, Node(1)))
     assert not list(outbox.iterdir())
     # With what it should have been sent, it trains.
-    assert train(replace(order, tensors={n: t.nan_to_num() for n, t in head2.items()}), client=1).client == 1
+    order = replace(order, tensors={n: t.nan_to_num() for n, t in head2.items()})
+    assert train(order, open_shard(order, Node(1))).client == 1
     assert [file.name for file in outbox.iterdir()] == ["1.safetensors"]
 
 
 def test_a_client_that_is_not_in_the_partition_is_told(stopped, tiny_settings, tmp_path):
     run = stopped(PRIVATE_START)
     order = Order(tiny_settings(), str(run.path), str(tmp_path), DISTILL, Stage.DISTILL, 0, False, {})
-    with pytest.raises(ValueError, match=r"^partition-id = 3: allowed: 0 to 2$"):
-        train(order, client=3)
+    with pytest.raises(ValueError, match=r"^partition-id = 3: allowed: 0 to 2 \(partition\.clients\)$"):
+        open_shard(order, Node(3))
 
 
 def test_rows_are_json_that_anything_can_read(finished):

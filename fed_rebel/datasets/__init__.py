@@ -7,9 +7,9 @@ from pathlib import Path
 import platformdirs
 
 from fed_rebel.datasets import cifar100, folder, glyphs100, npz
-from fed_rebel.datasets.images import Dataset, Normalisation, Split
+from fed_rebel.datasets.images import Dataset, Form, Normalisation, Split
 
-__all__ = ["NAMES", "Dataset", "Normalisation", "Split", "data_directory", "load"]
+__all__ = ["NAMES", "Dataset", "Form", "Normalisation", "Split", "data_directory", "load", "of_path"]
 
 NAMES = ("cifar100", "glyphs100")
 """The data sets known by name."""
@@ -30,18 +30,28 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         return glyphs100.load(directory)
     try:
         path = Path(name).expanduser()
-        is_folder, exists = path.is_dir(), path.exists()
+        exists = path.exists()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"data.name: {name!r} is no path ({error})") from None
-    if is_folder:
-        return folder.load(path, directory)
     if exists:
-        return npz.load(path, directory)
+        dataset = of_path(path, directory)
+        if len(dataset.classes) < 2:
+            raise ValueError(f"{path}: has {len(dataset.classes)} class; at least 2 are needed")
+        return dataset
     if len(path.parts) > 1 or path.suffix:
         raise ValueError(f"data.name: there is no file or folder {path}")
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
     suggestion = f"did you mean {near[0]}?" if near else "allowed are " + ", ".join(NAMES) + ", or a path"
     raise ValueError(f"data.name: {name!r} is neither a known data set nor a path; {suggestion}")
+
+
+def of_path(path: Path, data_dir: Path) -> Dataset:
+    """The data set of an `.npz` file or a folder of pictures, which may have one class alone.
+
+    Raises:
+        ValueError: it is not there, or holds something else.
+    """
+    return folder.load(path, data_dir) if path.is_dir() else npz.load(path, data_dir)
 
 
 def data_directory(data_dir: str | Path | None = None) -> Path:

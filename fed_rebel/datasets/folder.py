@@ -39,8 +39,8 @@ def _key(path: Path) -> str:
 
 def _read(path: Path) -> Dataset:
     classes = tuple(_visible(path / "train"))
-    if len(classes) < 2:
-        raise ValueError(f"{path / 'train'}: holds {len(classes)} class folder(s); at least 2 are needed")
+    if not classes:
+        raise ValueError(f"{path / 'train'}: holds no class folder; put the pictures of each class into one")
     for name in _visible(path / "test"):
         if name not in classes:
             raise ValueError(

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -41,6 +41,27 @@ class Normalisation:
     std: tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class Form:
+    """What images that lie in different places must have in common to train one model."""
+
+    name: str
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+    flip: bool
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Form":
+        """What `to_json` gave."""
+        told = json.loads(text)
+        mean, std = (tuple(told["normalisation"][which]) for which in ("mean", "std"))
+        return cls(told["name"], tuple(told["classes"]), Normalisation(mean, std), told["flip"])
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set; `flip` says whether an image mirrored left to right still bears its label."""
@@ -50,6 +71,11 @@ class Dataset:
     train: Split
     test: Split
     flip: bool
+
+    @property
+    def form(self) -> Form:
+        """Its own."""
+        return Form(self.name, self.classes, self.normalisation, self.flip)
 
     def without_flip(self) -> "Dataset":
         """The same images, none to be mirrored."""

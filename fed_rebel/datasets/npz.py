@@ -131,8 +131,6 @@ def _classes(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
                 "labels count the classes from 0, every class needs a training image"
             )
         classes = tuple(str(c) for c in range(number))
-    if len(classes) < 2:
-        raise ValueError(f"{path}: has {len(classes)} class; at least 2 are needed")
     return classes
 
 

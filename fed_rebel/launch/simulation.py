@@ -7,7 +7,7 @@ from fed_rebel.launch.clients_at_once import clients_at_once
 from fed_rebel.launch.pretrain import make_ready
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.runs import RunDirectory, alone, check_new
-from fed_rebel.settings import Settings
+from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.setup import prepare
 from strategy.extras import check_installed
 from strategy.server import Server
@@ -21,22 +21,13 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
     """
     check_new(out)
     check_installed(settings)
+    if settings.partition.kind == "own":
+        raise SettingsError(
+            "partition.kind = 'own': a simulation has no nodes that bring their own images; allowed: by-client, "
+            "by-class, iid, shards, or a deployment (docs/deployment.md)"
+        )
     setup, _ = make_ready(settings, display)
     return RunDirectory.create(out, settings, setup.partition, setup.identity)
-
-
-def reopen(path: Path) -> tuple[RunDirectory, Settings]:
-    """A run that was begun, and its settings.
-
-    Raises `ValueError` where it is not as it was left, or its data or device are not there any more; `SettingsError`
-    where another process works on it.
-    """
-    run, settings = RunDirectory.open(path)
-    with alone(run.path):
-        run.check_whole(settings)
-    check_installed(settings)
-    run.check_same(prepare(settings).identity)
-    return run, settings
 
 
 def run(settings: Settings, directory: RunDirectory, display: ProgressDisplay) -> None:

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from fed_rebel.launch.ending import end_process
 from fed_rebel.launch.progress import ProgressDisplay
-from fed_rebel.launch.simulation import reopen, run
+from fed_rebel.launch.simulation import run
 from fed_rebel.report import write_report
 from fed_rebel.settings import Settings
+from strategy.reopen import reopen
 
 PATIENCE = 5.0
 """Seconds for Ray to stop its actors."""

@@ -14,7 +14,7 @@ from fed_rebel.exits.rows import ServerAnswers, server_answers
 from fed_rebel.report.columns import COLUMNS
 from fed_rebel.report.queries import Queries, queries_of
 from fed_rebel.report.rounds import read_rounds
-from partitions import Partition
+from partitions import Partition, label_histogram
 
 CLIENTS = [*(column.key for column in COLUMNS), "local_acc_answered", "remote_acc_sent"]
 CLIENTS += ["test_size", "threshold", "threshold_pooled"]
@@ -36,7 +36,8 @@ class RunRecord:
     name: str
     settings: dict[str, Any]  # the tree of settings.toml
     fingerprint: str  # of the partition
-    histograms: NDArray[np.int64]  # [clients, C] training images of each class, rows as in `clients`
+    histograms: NDArray[np.int64]
+    """[clients, C] training images of each class, rows as in `clients`; test images where clients brought their own."""
     clients: pd.DataFrame  # clients.csv, and `gain_from_server`: overall minus local accuracy
     newcomers: pd.DataFrame  # newcomers.csv, empty where there is none
     predictions: pd.DataFrame  # predictions.parquet
@@ -73,6 +74,12 @@ def read_run(run: Path) -> RunRecord:
     partition = _read(run / "partition.npz", Partition.load)
     # Thresholds to the last bit: one may be a score itself, and that query is answered.
     clients = _read(run / "clients.csv", lambda path: pd.read_csv(path, converters={"threshold": float}))
+    share = settings.get("report", {}).get("share")
+    if share in ("none", "rows") and not (run / "predictions.parquet").exists():
+        raise ValueError(
+            f"{run}: its clients kept their predictions, which a report is made from, for themselves (report.share = "
+            f"'{share}')"
+        )
     predictions = _read(run / "predictions.parquet", pd.read_parquet)
     for name, frame, wanted in (
         ("clients.csv", clients, CLIENTS),
@@ -89,7 +96,7 @@ def read_run(run: Path) -> RunRecord:
         name=run.resolve().name,
         settings=settings,
         fingerprint=partition.fingerprint,
-        histograms=_histograms(partition, named),
+        histograms=_histograms(partition, predictions, named),
         clients=clients,
         newcomers=_read(run / "newcomers.csv", pd.read_csv) if (run / "newcomers.csv").exists() else clients.iloc[:0],
         predictions=predictions,
@@ -98,7 +105,11 @@ def read_run(run: Path) -> RunRecord:
     )
 
 
-def _histograms(partition: Partition, clients: list[int]) -> NDArray[np.int64]:
+def _histograms(partition: Partition, predictions: pd.DataFrame, clients: list[int]) -> NDArray[np.int64]:
+    if not partition.shards:
+        test = predictions[predictions["split"] == "test"]
+        of_client = (test.loc[test["client"] == client, "label"] for client in clients)
+        return np.stack([label_histogram(labels, partition.classes) for labels in of_client])
     row_of = {shard.client: row for row, shard in enumerate(partition.shards)}
     return partition.label_counts[[row_of[client] for client in clients]]
 

@@ -1,18 +1,25 @@
 """What every process of a run makes from the settings alone: data, who holds them, and the base model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from fed_rebel import tensor_file
 from fed_rebel.cost import in_time
-from fed_rebel.datasets import Dataset, load
+from fed_rebel.datasets import Dataset, Form, load, own
 from fed_rebel.exits import Target
+from fed_rebel.exits.rows import client_rows, server_answers
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.base import EpochDone
 from fed_rebel.training.compute import Compute, choose_compute
 from fed_rebel.training.pretrained import base_model
-from partitions import Partition, deal
+from partitions import Partition, Shard, deal, hold_out, label_histogram
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,13 @@ def target_of(settings: Settings) -> Target:
         raise SettingsError(f"exits.target = '{target}': {error}") from None
 
 
+def measure(settings: Settings, records: Sequence[Mapping[str, Any]], predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `clients.csv` of clients with these records and predictions, as the settings want them calibrated."""
+    exits, server = settings.exits, server_answers(settings.exits.model_dump())
+    target = target_of(settings)
+    return client_rows(records, predictions, target, server=server, by_class=exits.by_class, pool=exits.pooled)
+
+
 def prepare(settings: Settings, base_epoch_done: EpochDone | None = None) -> Setup:
     """The data set, its partition and the base model. Raises `ValueError` for bad settings or data.
 
@@ -80,11 +94,14 @@ def deal_data(settings: Settings) -> tuple[Dataset, Partition]:
     dataset = load(settings.data.name, settings.data.dir or None)
     if not settings.data.flip:
         dataset = dataset.without_flip()
-    chosen = settings.partition
+    chosen, classes = settings.partition, len(dataset.classes)
+    if chosen.kind == "own":
+        held = hold_out(dataset.train.labels, classes)[1]
+        return dataset, Partition((), held, np.empty((0, classes), dtype=np.int64))
     partition = deal(
         dataset.train.labels,
         dataset.test.labels,
-        classes=len(dataset.classes),
+        classes=classes,
         kind=chosen.kind,
         clients=chosen.clients,
         alpha=chosen.alpha,
@@ -95,3 +112,17 @@ def deal_data(settings: Settings) -> tuple[Dataset, Partition]:
         seed=settings.seed,
     )
     return dataset, partition
+
+
+def prepare_own(settings: Settings, path: Path, form: Form, client: int) -> Setup:
+    """The same for a client that brings its own images: they are its only shard.
+
+    Of each class every fourth training image, 50 at most, validates and is not trained on; all test images test.
+    Raises `ValueError` for data that are missing or do not fit the form of the server's.
+    """
+    dataset, compute = own.load(path, form, settings.data.dir or None), choose_compute(settings.engine)
+    train, held = hold_out(dataset.train.labels, len(form.classes))
+    shard = Shard(client, train, held, np.arange(len(dataset.test)))
+    counts = label_histogram(dataset.train.labels[train], len(form.classes))[np.newaxis]
+    base = base_model(settings, dataset, compute, lambda *_: None)
+    return Setup(dataset, Partition((shard,), held, counts), base, compute)

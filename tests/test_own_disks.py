@@ -1,0 +1,238 @@
+"""Clients on disks of their own, as in a deployment: the same bytes, and nothing leaves that settings keep there."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fed_rebel.runs import RunDirectory
+from fed_rebel.training.setup import prepare
+from strategy.rounds import RunFailed
+
+PRIVATE_START, DISTILL, PRIVATE_PASS = 1, 2, 3
+"""Rounds of the tiny settings."""
+
+
+@pytest.fixture
+def deploy(go_on, tiny_settings, tmp_path):
+    """A run whose clients have folders of their own: `deploy(changes)` begins it, `deploy(run=...)` goes on with it."""
+
+    def deploy(changes=None, run=None, node_configs=None, **how):
+        settings = tiny_settings({"report.share": "predictions"} | (changes or {}))
+        if run is None:
+            setup = prepare(settings)
+            run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
+        configs = node_configs or [{"partition-id": i, "state": str(tmp_path / f"node-{i}")} for i in range(3)]
+        return go_on(run, settings, node_configs=configs, **how)
+
+    return deploy
+
+
+def on_disk(tmp_path, run, client):
+    return tmp_path / f"node-{client}" / run.id / str(client)
+
+
+def state(tmp_path, run, client):
+    (path,) = on_disk(tmp_path, run, client).glob("*.safetensors")
+    return path
+
+
+def test_the_results_are_those_of_a_simulation_to_the_bit(deploy, finished, tmp_path):
+    deployed = deploy()
+    assert (deployed.ended_by, deployed.faults) == (None, [])
+    run = deployed.run
+    for name in ("shared.safetensors", "warm_start.safetensors", "clients.csv", "predictions.parquet"):
+        assert (run.path / name).read_bytes() == (finished.run.path / name).read_bytes()
+    for client in range(3):
+        own = state(tmp_path, run, client)
+        assert own.read_bytes() == (finished.run.path / "private" / f"{client}.safetensors").read_bytes()
+        # The server knows what the state must be, not what it is.
+        assert (run.path / "private" / f"{client}.sha256").read_text() == own.stem
+        assert hashlib.sha256(own.read_bytes()).hexdigest() == own.stem
+    assert sorted(path.suffix for path in (run.path / "private").iterdir()) == [".sha256"] * 3
+
+
+@pytest.mark.parametrize("share", ["none", "rows"])
+def test_what_is_not_shared_stays_on_the_client_s_disk(deploy, finished, tmp_path, share):
+    run = deploy({"report.share": share}).run
+    assert not (run.path / "predictions.parquet").exists()
+    assert not list(run.path.rglob("*.parquet"))
+    table = pd.read_csv(run.path / "clients.csv", converters={"threshold": float})
+    whole = pd.read_csv(finished.run.path / "clients.csv", converters={"threshold": float})
+    if share == "none":
+        assert list(table.columns) == ["client", "partition"]
+        assert not [row for row in run.rows() if "overall_acc" in row]
+    else:
+        alone = whole[~whole["threshold_pooled"]]  # others' thresholds are from everybody's predictions
+        pd.testing.assert_frame_equal(table.loc[alone.index], alone)
+    for client in range(3):
+        kept = on_disk(tmp_path, run, client)
+        own = pd.read_parquet(kept / "predictions.parquet")
+        expected = pd.read_parquet(finished.run.path / "predictions.parquet")
+        pd.testing.assert_frame_equal(own, expected[expected["client"] == client].reset_index(drop=True))
+        assert pd.read_csv(kept / "row.csv")["remote_acc"].item() == whole["remote_acc"][client]
+
+
+def test_after_the_warm_start_no_reply_holds_labels_or_counts_unless_it_may(deploy):
+    sent = [message.content for message in deploy({"report.share": "none"}).messages if message.has_content()]
+    replies = [record for record in sent if "reply" in record]
+    assert replies
+    for record in replies:
+        assert set(record["files"]) <= {".sha256"}
+
+
+def test_a_state_that_never_counted_is_not_what_a_client_goes_on_from(deploy, finished, tmp_path):
+    """Stopped in a round with a reply under way: the client has written its next state, the server counts the old."""
+
+    def stop_at_the_second_reply():
+        replies = iter(range(100))
+
+        def on_reply():
+            if next(replies) == 11:  # of the distillation round
+                raise KeyboardInterrupt
+
+        return on_reply
+
+    stopped = deploy(on_reply=stop_at_the_second_reply())
+    assert isinstance(stopped.ended_by, KeyboardInterrupt)
+    assert max(len(list(on_disk(tmp_path, stopped.run, i).glob("*.safetensors"))) for i in range(3)) == 2
+    assert deploy(run=stopped.run).ended_by is None
+    assert (stopped.run.path / "clients.csv").read_bytes() == (finished.run.path / "clients.csv").read_bytes()
+    for client in range(3):  # and is gone in the end
+        assert state(tmp_path, stopped.run, client).stem == (
+            (stopped.run.path / "private" / f"{client}.sha256").read_text()
+        )
+
+
+@pytest.mark.parametrize("how", ["gone", "altered"])
+def test_a_node_that_lost_its_state_is_left_out_and_told(deploy, tmp_path, how):
+    def after_round(number, run):
+        if number == PRIVATE_START:
+            lost = state(tmp_path, run, 1)
+            if how == "gone":
+                shutil.rmtree(lost.parent)
+            else:
+                lost.write_bytes(lost.read_bytes()[:-1] + b"x")
+
+    deployed = deploy(after_round=after_round)
+    assert deployed.ended_by is None
+    assert {fault.client for _, fault in deployed.faults} == {1}
+    told = {"gone": "the private state that the server knows of is not there", "altered": "altered since"}[how]
+    assert all(told in fault.reason for _, fault in deployed.faults)
+    assert pd.read_csv(deployed.run.path / "clients.csv")["client"].tolist() == [0, 2]
+
+
+def test_the_server_reads_no_file_that_is_not_a_client_s(deploy, tmp_path):
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    from clients.app import app
+
+    bad = {
+        1: {".json": b'{"client": 0}'},
+        2: {".json": b"[1", ".parquet": b"PAR1"},
+        3: {"../../../settings.toml": b"seed = 1"},
+    }
+
+    def sends(message, context):
+        reply = app(message, context)
+        if message.metadata.message_type != "evaluate" or context.node_config["partition-id"] != 1:
+            return reply
+        number = message.content.config_records["order"]["round"]
+        files = {**reply.content["files"], **bad.get(number, {})}
+        return Message(RecordDict({**reply.content, "files": ConfigRecord(files)}), reply_to=message)
+
+    deployed = deploy(app=sends)
+    assert {(number, fault.client) for number, fault in deployed.faults} == {(number, 1) for number in bad}
+    assert all("not as a client writes it" in fault.reason for _, fault in deployed.faults)
+
+
+# What does not fit together
+
+
+@pytest.mark.parametrize(
+    ("changes", "configs", "told"),
+    {
+        "no number": ({}, [{"state": "s"}] * 3, "partition-id = None in the node config: allowed: the number of"),
+        "one number twice": ({}, [{"partition-id": i} for i in (0, 1, 1)], "client 1: 2 nodes answer for it"),
+        "too high a number": ({}, [{"partition-id": i} for i in (0, 1, 3)], "client 2: no node answers for it"),
+        "own data that are not asked for": (
+            {},
+            [{"partition-id": i, "state": "s", "data.path": "/d"} for i in range(3)],
+            "the node config has data.path = /d: partition.kind = 'by-client' needs none",
+        ),
+        "no own data": (
+            {"partition.kind": "own", "base.weights": "shipped", "data.name": "glyphs100"},
+            [{"partition-id": i, "state": "s"} for i in range(3)],
+            "the node config has no data.path: partition.kind = 'own' needs one",
+        ),
+        "some with a folder, some without": (
+            {},
+            [{"partition-id": 0, "state": "s"}, {"partition-id": 1}, {"partition-id": 2}],
+            "some nodes have a folder of their own",
+        ),
+    }.values(),
+)
+def test_nodes_that_do_not_fit_the_run_are_told(deploy, changes, configs, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended_by = deploy(changes, node_configs=configs).ended_by
+    assert isinstance(ended_by, RunFailed)
+    assert told in str(ended_by)
+
+
+def test_a_node_with_other_data_than_the_server_is_told(deploy, tiny, tmp_path, monkeypatch):
+    from clients import shard
+
+    def other(settings):
+        return prepare(settings.model_copy(update={"seed": 1}))
+
+    monkeypatch.setattr(shard, "prepare", other)
+    ended_by = deploy().ended_by
+    assert "this node has another partition than the server" in str(ended_by)
+
+
+# Clients with their own images
+
+
+@pytest.fixture
+def own_images(tiny, tmp_path):
+    """Three files of images of the tiny set, with two to four of its classes each, none dealt by anybody."""
+    paths, whole = [], np.load(tiny)
+    for client, present in enumerate([(0, 1), (1, 2, 3), (0, 2, 3, 4)]):
+        arrays = {"classes": np.array([str(label) for label in present])}
+        for split in ("train", "test"):
+            mine = np.flatnonzero(np.isin(whole[f"y_{split}"], present))[: 60 + 20 * client]
+            arrays[f"x_{split}"] = whole[f"x_{split}"][mine]
+            arrays[f"y_{split}"] = np.searchsorted(present, whole[f"y_{split}"][mine])
+        np.savez(tmp_path / f"own-{client}.npz", **arrays)
+        paths.append(tmp_path / f"own-{client}.npz")
+    return paths
+
+
+def test_clients_bring_their_own_images(deploy, own_images, tiny_settings, tmp_path):
+    from fed_rebel import tensor_file
+    from fed_rebel.report import write_report
+
+    base = tmp_path / "base.safetensors"
+    tensor_file.write(base, prepare(tiny_settings()).base.state_dict())
+    configs = [
+        {"partition-id": i, "state": str(tmp_path / f"node-{i}"), "data.path": str(path)}
+        for i, path in enumerate(own_images)
+    ]
+    changes = {"partition.kind": "own", "base.weights": str(base), "strategy.sampling": "size"}
+    deployed = deploy(changes, node_configs=configs)
+    assert (deployed.ended_by, deployed.faults) == (None, [])
+    table = pd.read_csv(deployed.run.path / "clients.csv")
+    assert table["classes"].tolist() == [2, 3, 4]
+    for client, path in enumerate(own_images):
+        arrays = np.load(path)
+        counts = np.bincount(arrays["y_train"])
+        held = np.minimum(50, counts // 4).sum()
+        assert table["train_size"][client] == counts.sum() - held
+        assert (table["val_size"][client], table["test_size"][client]) == (held, len(arrays["y_test"]))
+    predictions = pd.read_parquet(deployed.run.path / "predictions.parquet")
+    assert set(predictions[predictions["client"] == 0]["label"]) == {0, 1}
+    assert write_report(deployed.run.path).exists()
+    assert json.loads((deployed.run.path / "environment.json").read_text())["id"] == deployed.run.id

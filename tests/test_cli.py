@@ -520,22 +520,3 @@ def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(
     assert not (run / "clients.csv").exists()
     assert typed("resume", run).returncode == 0
     assert results(RunDirectory.open(run)[0]) == results(finished.run)
-
-
-@pytest.mark.slow
-def test_an_existing_ray_cluster_gives_the_same_bytes(finished, write_settings, tmp_path, results, monkeypatch):
-    from ray.cluster_utils import Cluster
-
-    with monkeypatch.context() as cluster_s_own:
-        cluster_s_own.delenv("FED_REBEL_DATA")  # what its nodes do not know, the run tells them
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
-        settings = write_settings({"engine.kind": "ray"})
-        joined = typed("simulate", settings, "--out", tmp_path / "joined", RAY_ADDRESS=cluster.address)
-        # Without the address a run has a Ray of its own, whatever cluster is at work on the machine.
-        alone = typed("simulate", settings, "--out", tmp_path / "alone")
-    finally:
-        cluster.shutdown()
-    for name, ended in {"joined": joined, "alone": alone}.items():
-        assert ended.returncode == 0, ended.stderr
-        assert results(RunDirectory.open(tmp_path / name)[0]) == results(finished.run)

@@ -7,7 +7,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 
+from clients import shard
+from clients.app import app
+from fed_rebel import tensor_file
+from fed_rebel.report import write_report
 from fed_rebel.runs import RunDirectory
 from fed_rebel.training.setup import prepare
 from strategy.rounds import RunFailed
@@ -60,6 +65,8 @@ def test_what_is_not_shared_stays_on_the_client_s_disk(deploy, finished, tmp_pat
     run = deploy({"report.share": share}).run
     assert not (run.path / "predictions.parquet").exists()
     assert not list(run.path.rglob("*.parquet"))
+    with pytest.raises(ValueError, match=rf"its clients kept their predictions.*report\.share = '{share}'"):
+        write_report(run.path)
     table = pd.read_csv(run.path / "clients.csv", converters={"threshold": float})
     whole = pd.read_csv(finished.run.path / "clients.csv", converters={"threshold": float})
     if share == "none":
@@ -126,10 +133,6 @@ def test_a_node_that_lost_its_state_is_left_out_and_told(deploy, tmp_path, how):
 
 
 def test_the_server_reads_no_file_that_is_not_a_client_s(deploy, tmp_path):
-    from flwr.app import ConfigRecord, Message, RecordDict
-
-    from clients.app import app
-
     bad = {
         1: {".json": b'{"client": 0}'},
         2: {".json": b"[1", ".parquet": b"PAR1"},
@@ -183,8 +186,6 @@ def test_nodes_that_do_not_fit_the_run_are_told(deploy, changes, configs, told, 
 
 
 def test_a_node_with_other_data_than_the_server_is_told(deploy, tiny, tmp_path, monkeypatch):
-    from clients import shard
-
     def other(settings):
         return prepare(settings.model_copy(update={"seed": 1}))
 
@@ -212,9 +213,6 @@ def own_images(tiny, tmp_path):
 
 
 def test_clients_bring_their_own_images(deploy, own_images, tiny_settings, tmp_path):
-    from fed_rebel import tensor_file
-    from fed_rebel.report import write_report
-
     base = tmp_path / "base.safetensors"
     tensor_file.write(base, prepare(tiny_settings()).base.state_dict())
     configs = [

@@ -106,7 +106,7 @@ def device_part(path: Path, client: int) -> DevicePart:
     row = _row(run, client)
     if (kept := run.path / "private" / f"{client}.sha256").exists():
         raise SettingsError(
-            f"{kept}: client {client} of this deployment kept its private part on its own disk; nothing here makes a device"
+            f"{kept}: client {client} of this deployment has its private part on its own disk; no device is made of it"
         )
     own = tensor_file.read(run.path / "private" / f"{client}.safetensors")
     if statistics := [name for name in own if name.split(".", 1)[0] in SHARED]:

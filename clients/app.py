@@ -19,26 +19,27 @@ app = ClientApp()
 def introduce(message: Message, context: Context) -> Message:
     """Tell the server which client this node is; one on a disk of its own first sees that both mean the same run."""
     greeting, node = Greeting.from_record(message.content), Node.of(context)
-    if node.disk is None:
-        return Message(Hello(node.client).to_record(), reply_to=message)
-    setup = setup_of(greeting, node)
-    for what in ("base_model",) if node.data else ("data", "partition", "base_model"):
-        if setup.identity[what] != greeting.identity[what]:
-            here, there = setup.identity[what][:16], greeting.identity[what][:16]
-            raise ValueError(f"this node has another {what} than the server: {here} in place of {there}")
-    samples = len(setup.partition.shards[0].train) if node.data else 0
-    return Message(Hello(node.client, samples, own_disk=True).to_record(), reply_to=message)
+    hello = Hello(node.client)
+    if node.disk is not None or greeting.settings.partition.kind == "own":
+        setup = setup_of(greeting, node)
+        identity = {"base_model": setup.base_fingerprint} if node.data else setup.identity
+        for what in identity.keys() & {"data", "partition", "base_model"}:
+            if identity[what] != greeting.identity[what]:
+                here, there = identity[what][:16], greeting.identity[what][:16]
+                raise ValueError(f"this node has another {what} than the server: {here} in place of {there}")
+        samples = len(setup.partition.shards[0].train) if node.data else 0
+        hello = Hello(node.client, samples, own_disk=True)
+    return Message(hello.to_record(), reply_to=message)
 
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Train a round's stage."""
+    return _answer(message, context, _train)
 
-    def train(order: Order, shard: ClientShard) -> Reply:
-        carry_out = training.train if order.settings.method == "rebel" else whole_model.train
-        return carry_out(order, shard)
 
-    return _answer(message, context, train)
+def _train(order: Order, shard: ClientShard) -> Reply:
+    return training.train(order, shard) if order.settings.method == "rebel" else whole_model.train(order, shard)
 
 
 @app.evaluate()

@@ -41,8 +41,11 @@ class Disk(Protocol):
 
 
 def disk_of(order: Order, client: int, folder: Path | None) -> Disk:
-    """The client's: its own in `folder`, else the run directory."""
-    return InRunDirectory(order, client) if folder is None else OwnDisk(order, client, folder)
+    """The client's: its own in `folder`, which nobody else shall read, else the run directory."""
+    if folder is None:
+        return InRunDirectory(order, client)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return OwnDisk(order, client, folder)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class InRunDirectory:
 
 @dataclass(frozen=True)
 class OwnDisk:
-    """A folder of the run and the client: `<SHA-256>.safetensors` of the state that counts, and of one that does not
-    count yet; `row.csv`, the client's row of `clients.csv`, and `predictions.parquet` of its last evaluation."""
+    """A folder of the run and the client: its private states as `<SHA-256>.safetensors`, the one that counts and the
+    one before or after it; `predictions.parquet` and `row.csv`, what they come to, of its last evaluation."""
 
     order: Order
     client: int
@@ -88,7 +91,7 @@ class OwnDisk:
         return self.folder / self.order.run_id / str(self.client)
 
     def load(self) -> Tensors:
-        """The state whose SHA-256 the server knows; others, that never came to count, are removed."""
+        """The state whose SHA-256 the server knows."""
         wanted = self._state(self.order.state)
         if not wanted.is_file():
             raise ValueError(
@@ -98,15 +101,19 @@ class OwnDisk:
         content = wanted.read_bytes()
         if _sum(content) != self.order.state:
             raise ValueError(f"{wanted}: altered since it was written; put it back as it was")
-        for state in self.place.glob(f"*{STATE}"):
-            if state != wanted:
-                state.unlink(missing_ok=True)
         return _finite(tensor_file.from_bytes(content))
 
     def save(self, tensors: Tensors) -> Files:
-        """Beside the one that counts; the server is told the new one's SHA-256."""
+        """Beside the one that counts; the server is told the new one's SHA-256.
+
+        Older ones go. The order's is of a finished round, from which a run that is stopped goes on.
+        """
         content = tensor_file.to_bytes(_finite(tensors))
-        files.replace(self._state(_sum(content)), content)
+        new = self._state(_sum(content))
+        files.replace(new, content)
+        for state in self.place.glob(f"*{STATE}"):
+            if state not in (new, self._state(self.order.state)):
+                state.unlink(missing_ok=True)
         return {STATE_SUM: _sum(content).encode()}
 
     def keep(self, record: Mapping[str, Any], predictions: pd.DataFrame) -> Files:

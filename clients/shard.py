@@ -93,9 +93,10 @@ def setup_of(told: Order | Greeting, node: Node) -> Setup:
     chosen = told.settings.partition
     if node.client >= chosen.clients:
         raise ValueError(f"partition-id = {node.client}: allowed: 0 to {chosen.clients - 1} (partition.clients)")
-    if (chosen.kind == "own") != (node.data is not None):
-        has, needs = ("no data.path", "one") if node.data is None else (f"data.path = {node.data}", "none")
-        raise ValueError(f"the node config has {has}: partition.kind = {chosen.kind!r} needs {needs}")
-    if node.data is None or told.form is None:
+    if chosen.kind != "own":
+        if node.data is not None:
+            raise ValueError(f"data.path = {node.data} in the node config: partition.kind = {chosen.kind!r} needs none")
         return prepare(told.settings)
-    return prepare_own(told.settings, node.data, told.form, node.client)
+    if node.data is None or node.disk is None or told.form is None:
+        raise ValueError("partition.kind = 'own' needs data.path and state in the node config")
+    return prepare_own(told.settings, node.data, told.form, node.client, node.disk)

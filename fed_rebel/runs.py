@@ -174,6 +174,13 @@ class RunDirectory:
         """The clients that have a private state in a round: in one that is not finished those that changed theirs."""
         return sorted(self._states(number))
 
+    @property
+    def states_elsewhere(self) -> bool | None:
+        """Whether the private states of the last finished round are on the clients' own disks; None before there are
+        any."""
+        ends = {state.suffix for state in self._states(self.rounds_done - 1).values()}
+        return STATE_SUM in ends if ends else None
+
     def state_sum(self, number: int, client: int) -> str:
         """The SHA-256 of the private state that a client has in a round on its own disk; empty where it has none there.
 

@@ -154,6 +154,7 @@ class Reply:
 
     def to_record(self) -> RecordDict:
         """As the content of a Flower message."""
+        files = {"files": ConfigRecord(dict(self.files))} if self.files else {}
         return RecordDict(
             {
                 "reply": MetricRecord({"client": self.client, "samples": self.samples, "weight": self.weight}),
@@ -161,7 +162,7 @@ class Reply:
                 "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
                 "tensors": ArrayRecord(self.tensors),
                 "beside": ArrayRecord(self.beside),
-                "files": ConfigRecord(dict(self.files)),
+                **files,
             }
         )
 
@@ -179,7 +180,7 @@ class Reply:
                 label_counts=tuple(counts),
                 weight=cast(float, numbers["weight"]),
                 beside=dict(record.array_records["beside"].to_torch_state_dict()),
-                files=cast("dict[str, bytes]", dict(record.config_records["files"])),
+                files=cast("dict[str, bytes]", dict(record.config_records.get("files", {}))),
             )
         except KeyError as error:
             raise ValueError(f"its reply has no {error}") from None

@@ -16,8 +16,11 @@ from flwr.serverapp import Grid
 
 from fed_rebel import files
 from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM
+from fed_rebel.training.setup import measure
 from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, size
 
+KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
+"""The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
 POLL_SECONDS = 0.05
 WAIT_FOR_NODES_SECONDS = 120.0
 WAIT_FOR_GREETINGS_SECONDS = 1800.0
@@ -58,7 +61,7 @@ class Clients:
 
     grid: Grid
     nodes: Mapping[int, int]
-    """The node of each client."""
+    """The node of each client that is connected."""
     samples: Mapping[int, int]
     """The training images of each client that brings its own."""
     own_disks: bool
@@ -67,11 +70,16 @@ class Clients:
     """Set where the engine has ended, so that nobody waits for replies that will not come."""
 
     @classmethod
-    def find(cls, grid: Grid, greeting: Greeting, stop: Event) -> "Clients":
-        """All clients, once they are connected. Raises `RunFailed` where they do not come, or are not of this run."""
+    def find(cls, grid: Grid, greeting: Greeting, stop: Event, all_needed: bool = True) -> "Clients":
+        """All clients, once they are connected; where not `all_needed`, those that are after a while.
+
+        Raises `RunFailed` where they do not come, or are not of this run.
+        """
         clients, deadline = greeting.settings.partition.clients, time.monotonic() + WAIT_FOR_NODES_SECONDS
         while len(nodes := sorted(grid.get_node_ids())) < clients:
             if time.monotonic() > deadline:
+                if nodes and not all_needed:
+                    break
                 raise RunFailed(
                     f"{len(nodes)} of {clients} clients connected in {WAIT_FOR_NODES_SECONDS:.0f} s; "
                     "start as many nodes as partition.clients, or set it to as many as there are"
@@ -87,10 +95,11 @@ class Clients:
         }
         found = Counter(hello.client for hello in hellos.values())
         for client in range(clients):
-            if found[client] != 1:
-                how_many = "no node answers for it" if not found[client] else f"{found[client]} nodes answer for it"
-                reason = f"; {refused[0]}" if refused and not found[client] else ""
-                raise RunFailed(f"client {client}: {how_many}{reason}")
+            if found[client] > 1:
+                raise RunFailed(f"client {client}: {found[client]} nodes answer for it")
+            if not found[client] and (all_needed or refused or not hellos):
+                reason = f"; {refused[0]}" if refused else ""
+                raise RunFailed(f"client {client}: no node answers for it{reason}")
         if len(own_disks := {hello.own_disk for hello in hellos.values()}) > 1:
             raise RunFailed("some nodes have a folder of their own (state in the node config), some not; all or none")
         return cls(
@@ -114,17 +123,22 @@ class Clients:
         `kind` is `train` or `evaluate`; `states` is the SHA-256 of each client's private state, where they keep them
         on disks of their own. A reply that does not come, is an error, has numbers that are not finite, or
         other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
-        `strategy.min_replies` are good, and where a client's disk is full: with it the run would end otherwise.
+        `strategy.min_replies` are good, and where the disk that all share is full: the run would end otherwise.
         """
         record, timeout = order.to_record(), order.settings.engine.timeout + WAIT_FOR_ERRORS_SECONDS
-        contents = {self.nodes[client]: _addressed(record, (states or {}).get(client, "")) for client in whom}
+        contents = {
+            self.nodes[client]: _addressed(record, (states or {}).get(client, ""))
+            for client in whom
+            if client in self.nodes
+        }
         messages = _send(self.grid, contents, kind, replied, self.stop, timeout)
         answers = {message.metadata.src_node_id: message for message in messages}
         replies: list[Reply] = []
         faults: list[Fault] = []
         for client in whom:
-            message = answers.get(self.nodes[client])
-            if message is not None and message.has_error() and message.error.code == NO_SPACE:
+            message = answers.get(self.nodes.get(client, 0))
+            full = message is not None and message.has_error() and message.error.code == NO_SPACE
+            if message is not None and full and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
             try:
                 replies.append(self._good_reply(client, message, order, kind))
@@ -147,6 +161,8 @@ class Clients:
 
     def _good_reply(self, client: int, message: Message | None, order: Order, kind: str) -> Reply:
         """A client's reply to an order. Raises `ValueError` where it cannot be used, whatever is wrong with it."""
+        if client not in self.nodes:
+            raise ValueError("its node is not connected")
         if message is None:
             raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
         if message.has_error():
@@ -165,10 +181,14 @@ class Clients:
             files.replace(Path(order.outbox) / f"{client}{end}", content)
         for end in self._must_write(order, kind):
             if not (Path(order.outbox) / f"{client}{end}").is_file():
+                if self.own_disks:
+                    raise ValueError(f"its {client}{end} did not come with its reply")
                 raise ValueError(
                     f"its {client}{end} is not in the run directory: all machines must share it, or each node have a "
                     "folder of its own (state in its node config)"
                 )
+        if kind == "evaluate" and reply.files:
+            _check_evaluation(order, reply)
         return reply
 
     def _must_write(self, order: Order, kind: str) -> tuple[str, ...]:
@@ -208,6 +228,19 @@ def _addressed(record: RecordDict, state: str) -> RecordDict:
         return record
     told = ConfigRecord({**record.config_records["order"], "state": state})
     return RecordDict({**record, "order": told})
+
+
+def _check_evaluation(order: Order, reply: Reply) -> None:
+    """Raise `ValueError` where no row can be made of what a client sent of its evaluation."""
+    try:
+        row = json.loads(reply.files[RECORD])
+        if PREDICTIONS in reply.files:
+            predictions = pd.read_parquet(io.BytesIO(reply.files[PREDICTIONS]))
+            row = measure(order.settings, [row], predictions).to_dict("records")[0]
+        for name in KEPT:
+            float(row[name])
+    except Exception as error:
+        raise ValueError(f"its evaluation cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _check_file(client: int, end: str, content: bytes) -> None:

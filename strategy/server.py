@@ -22,14 +22,11 @@ from strategy.method import Method
 from strategy.participation import Participation, draw
 from strategy.plan import Round, plan
 from strategy.rebel import Rebel
-from strategy.rounds import Clients, Exchange, Fault
+from strategy.rounds import KEPT, Clients, Exchange, Fault, RunFailed
 from strategy.strategies import aggregate, strategy_of
 from strategy.whole_model import WholeModel
 
 Rows = list[dict[str, Any]]
-
-KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
-"""The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
 
 
 class Watcher(Protocol):
@@ -65,7 +62,15 @@ class Server:
         done = self.run.rounds_done
         if done < len(rounds):
             setup = prepare(self.settings)
-            clients = Clients.find(grid, Greeting(self.settings, setup.identity, setup.dataset.form), self.stop)
+            greeting = Greeting(self.settings, setup.identity, setup.dataset.form)
+            clients = Clients.find(grid, greeting, self.stop, all_needed=not done)
+            if self.run.states_elsewhere not in (None, clients.own_disks):
+                raise RunFailed(
+                    "its clients' private states are on disks of their own: go on with the command of its deployment"
+                    if self.run.states_elsewhere
+                    else "its clients' private states are in the run directory: go on with fed-rebel resume, or with "
+                    "nodes that have no state in their config"
+                )
             method = self._method(setup)
             state, memory = (self.run.shared(), self.run.memory()) if done else (method.start(), {})
             for step in rounds[done:]:
@@ -94,7 +99,7 @@ class Server:
             order = Order(
                 settings=self.settings,
                 run=str(self.run.path),
-                run_id=self.run.id,
+                run_id=self.run.id if clients.own_disks else "",
                 outbox=str(outbox),
                 round=step.number,
                 stage=step.stage,
@@ -187,7 +192,8 @@ class Server:
             }
             local_acc_start = clients["client"].map(at_start).astype(float)  # of no client where nothing answers early
             clients.insert(list(clients.columns).index("local_acc") + 1, "local_acc_start", local_acc_start)
-        clients["partition"] = Partition.load(self.run.path / "partition.npz").fingerprint
+        own = self.settings.partition.kind == "own"  # nobody knows whether other runs had the same images
+        clients["partition"] = self.run.id if own else Partition.load(self.run.path / "partition.npz").fingerprint
         _, predictions = self.run.evaluations(last.number)
         members = self.settings.partition.members
         if predictions is not None:

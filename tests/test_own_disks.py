@@ -7,7 +7,10 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import RecordingGrid
+from faulty_clients import FaultyClients
 from flwr.app import ConfigRecord, Message, RecordDict
+from safetensors.torch import load_file
 
 from clients import shard
 from clients.app import app
@@ -15,6 +18,7 @@ from fed_rebel import tensor_file
 from fed_rebel.report import write_report
 from fed_rebel.runs import RunDirectory
 from fed_rebel.training.setup import prepare
+from strategy import rounds
 from strategy.rounds import RunFailed
 
 PRIVATE_START, DISTILL, PRIVATE_PASS = 1, 2, 3
@@ -41,8 +45,8 @@ def on_disk(tmp_path, run, client):
 
 
 def state(tmp_path, run, client):
-    (path,) = on_disk(tmp_path, run, client).glob("*.safetensors")
-    return path
+    """Where the state lies that counts, as the server knows."""
+    return on_disk(tmp_path, run, client) / f"{(run.path / 'private' / f'{client}.sha256').read_text()}.safetensors"
 
 
 def test_the_results_are_those_of_a_simulation_to_the_bit(deploy, finished, tmp_path):
@@ -54,8 +58,6 @@ def test_the_results_are_those_of_a_simulation_to_the_bit(deploy, finished, tmp_
     for client in range(3):
         own = state(tmp_path, run, client)
         assert own.read_bytes() == (finished.run.path / "private" / f"{client}.safetensors").read_bytes()
-        # The server knows what the state must be, not what it is.
-        assert (run.path / "private" / f"{client}.sha256").read_text() == own.stem
         assert hashlib.sha256(own.read_bytes()).hexdigest() == own.stem
     assert sorted(path.suffix for path in (run.path / "private").iterdir()) == [".sha256"] * 3
 
@@ -83,35 +85,69 @@ def test_what_is_not_shared_stays_on_the_client_s_disk(deploy, finished, tmp_pat
         assert pd.read_csv(kept / "row.csv")["remote_acc"].item() == whole["remote_acc"][client]
 
 
-def test_after_the_warm_start_no_reply_holds_labels_or_counts_unless_it_may(deploy):
-    sent = [message.content for message in deploy({"report.share": "none"}).messages if message.has_content()]
-    replies = [record for record in sent if "reply" in record]
-    assert replies
-    for record in replies:
-        assert set(record["files"]) <= {".sha256"}
+VARIANTS = {
+    "control variates and optimisers": {"strategy.name": "scaffold", "train.keep_optimisers": True},
+    "statistics of its own": {"strategy.name": "feddyn", "base.batch_norm": "local"},
+    "newcomers": {"partition.newcomers": 1},
+    "late replies": {"strategy.late": 0.4, "strategy.late_replies": "next", "rounds.distill": 2},
+    "the last layer": {"method": "fedper", "rounds.warm_start": 0},
+    "nothing early": {"early.kind": "none"},
+    "shared Head1": {"head1": "shared"},
+}
 
 
-def test_a_state_that_never_counted_is_not_what_a_client_goes_on_from(deploy, finished, tmp_path):
-    """Stopped in a round with a reply under way: the client has written its next state, the server counts the old."""
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+def test_whatever_a_client_keeps_the_results_are_those_of_a_simulation(
+    deploy, federate, tiny_settings, tmp_path, changes
+):
+    changes = changes | {"rounds.evaluate_every": 0}
+    run, simulated = deploy(changes).run, federate(tiny_settings(changes), tmp_path / "simulation").run
+    for path in simulated.path.glob("*.csv"):
+        assert (run.path / path.name).read_bytes() == path.read_bytes()
+    assert (run.path / "shared.safetensors").read_bytes() == (simulated.path / "shared.safetensors").read_bytes()
+    for path in (simulated.path / "private").iterdir():
+        assert state(tmp_path, run, int(path.stem)).read_bytes() == path.read_bytes()
 
-    def stop_at_the_second_reply():
-        replies = iter(range(100))
 
-        def on_reply():
-            if next(replies) == 11:  # of the distillation round
-                raise KeyboardInterrupt
+def test_after_the_warm_start_no_reply_holds_what_is_private(deploy, tmp_path):
+    deployed = deploy({"report.share": "none", "rounds.warm_start": 0})
+    states = [load_file(path) for path in tmp_path.glob("node-*/*/*/*.safetensors")]
+    private = [t for kept in states for name, t in kept.items() if name.startswith(("head1.", "early.", "code."))]
+    contents = [message.content for message in deployed.messages if message.metadata.reply_to_message_id]
+    replies = [content for content in contents if "reply" in content.metric_records]
+    assert len(replies) == 3 * 8  # four rounds of training, four evaluations
+    for content in replies:
+        assert set(content.config_records.get("files", {})) <= {".sha256"}
+        assert not content.metric_records["label_counts"]
+        sent = {n: t for record in content.array_records.values() for n, t in record.to_torch_state_dict().items()}
+        assert {name.split(".")[0] for name in sent} <= {"head2", "tail"}
+        assert not any(mine.shape == t.shape and mine.equal(t) for mine in private for t in sent.values())
 
-        return on_reply
 
-    stopped = deploy(on_reply=stop_at_the_second_reply())
-    assert isinstance(stopped.ended_by, KeyboardInterrupt)
-    assert max(len(list(on_disk(tmp_path, stopped.run, i).glob("*.safetensors"))) for i in range(3)) == 2
-    assert deploy(run=stopped.run).ended_by is None
-    assert (stopped.run.path / "clients.csv").read_bytes() == (finished.run.path / "clients.csv").read_bytes()
-    for client in range(3):  # and is gone in the end
-        assert state(tmp_path, stopped.run, client).stem == (
-            (stopped.run.path / "private" / f"{client}.sha256").read_text()
-        )
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_run_that_is_stopped_in_and_after_every_round_ends_with_the_same_bytes(deploy, finished, tmp_path, kind):
+    """What a client wrote in a round that was stopped never counts, and what it goes on from is still there."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def at_reply(number):
+        replies = iter(range(1, 100))
+        return lambda: stop() if next(replies) == number else None
+
+    # In a round three clients train, and then, where it is evaluated, three are evaluated.
+    run, within = None, {"train": 2, "evaluate": 5}[kind]
+    while run is None or not run.finished:
+        for how in ({"on_reply": at_reply(within)}, {"after_round": stop}):
+            stopped = deploy(run=run, **how)
+            run = stopped.run
+            assert not stopped.faults
+            assert stopped.ended_by is None or isinstance(stopped.ended_by, KeyboardInterrupt)
+    for name in ("shared.safetensors", "clients.csv"):
+        assert (run.path / name).read_bytes() == (finished.run.path / name).read_bytes()
+    for client in range(3):
+        simulated = finished.run.path / "private" / f"{client}.safetensors"
+        assert state(tmp_path, run, client).read_bytes() == simulated.read_bytes()
 
 
 @pytest.mark.parametrize("how", ["gone", "altered"])
@@ -137,6 +173,7 @@ def test_the_server_reads_no_file_that_is_not_a_client_s(deploy, tmp_path):
         1: {".json": b'{"client": 0}'},
         2: {".json": b"[1", ".parquet": b"PAR1"},
         3: {"../../../settings.toml": b"seed = 1"},
+        4: {".parquet": pd.DataFrame({"client": [1]}).to_parquet()},
     }
 
     def sends(message, context):
@@ -149,7 +186,9 @@ def test_the_server_reads_no_file_that_is_not_a_client_s(deploy, tmp_path):
 
     deployed = deploy(app=sends)
     assert {(number, fault.client) for number, fault in deployed.faults} == {(number, 1) for number in bad}
-    assert all("not as a client writes it" in fault.reason for _, fault in deployed.faults)
+    told = {number: fault.reason for number, fault in deployed.faults}
+    assert all("not as a client writes it" in told[number] for number in (1, 2, 3))
+    assert "its evaluation cannot be read" in told[4]
 
 
 # What does not fit together
@@ -164,12 +203,12 @@ def test_the_server_reads_no_file_that_is_not_a_client_s(deploy, tmp_path):
         "own data that are not asked for": (
             {},
             [{"partition-id": i, "state": "s", "data.path": "/d"} for i in range(3)],
-            "the node config has data.path = /d: partition.kind = 'by-client' needs none",
+            "data.path = /d in the node config: partition.kind = 'by-client' needs none",
         ),
         "no own data": (
             {"partition.kind": "own", "base.weights": "shipped", "data.name": "glyphs100"},
             [{"partition-id": i, "state": "s"} for i in range(3)],
-            "the node config has no data.path: partition.kind = 'own' needs one",
+            "partition.kind = 'own' needs data.path and state in the node config",
         ),
         "some with a folder, some without": (
             {},
@@ -234,3 +273,51 @@ def test_clients_bring_their_own_images(deploy, own_images, tiny_settings, tmp_p
     assert set(predictions[predictions["client"] == 0]["label"]) == {0, 1}
     assert write_report(deployed.run.path).exists()
     assert json.loads((deployed.run.path / "environment.json").read_text())["id"] == deployed.run.id
+
+
+def test_too_few_images_of_its_own_are_told_before_the_run_begins(deploy, own_images, tiny_settings, tmp_path):
+    few = {name: array[:6] for name, array in np.load(own_images[1]).items()}
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    np.savez(own_images[1], **few | {"y_train": labels, "y_test": labels})
+    base = tmp_path / "base.safetensors"
+    tensor_file.write(base, prepare(tiny_settings()).base.state_dict())
+    configs = [
+        {"partition-id": i, "state": str(tmp_path / f"node-{i}"), "data.path": str(path)}
+        for i, path in enumerate(own_images)
+    ]
+    ended_by = deploy({"partition.kind": "own", "base.weights": str(base)}, node_configs=configs).ended_by
+    assert "client 1: no node answers for it" in str(ended_by)
+    assert "no class has 4 training images" in str(ended_by)
+
+
+# Nodes that are not there
+
+
+def test_a_resume_goes_on_without_a_node_that_is_gone(deploy, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "WAIT_FOR_NODES_SECONDS", 0.2)
+
+    def stop(number, _):
+        if number == DISTILL:
+            raise KeyboardInterrupt
+
+    run = deploy(after_round=stop).run
+    configs = [{"partition-id": i, "state": str(tmp_path / f"node-{i}")} for i in (0, 2)]
+    monkeypatch.setattr(RecordingGrid, "get_node_ids", lambda grid: list(grid._contexts)[:2])
+    gone_on = deploy(run=run, node_configs=configs)
+    assert gone_on.ended_by is None
+    assert {(fault.client, fault.reason.split(";")[0]) for _, fault in gone_on.faults} == {
+        (1, "its node is not connected"),
+        (1, "not measured: its node is not connected"),
+    }
+    assert pd.read_csv(run.path / "clients.csv")["client"].tolist() == [0, 2]
+
+
+def test_a_full_disk_of_a_node_is_its_own_fault(deploy):
+    deployed = deploy(app=FaultyClients({(DISTILL, "train", 1): "disk full"}))
+    assert deployed.ended_by is None
+    assert {(number, fault.client) for number, fault in deployed.faults} == {(DISTILL, 1)}
+
+
+def test_a_run_is_gone_on_with_where_its_private_states_are(deploy, stopped, tmp_path):
+    ended_by = deploy(run=stopped(DISTILL), changes={"report.share": "none"}).ended_by
+    assert "its clients' private states are in the run directory" in str(ended_by)

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fed_rebel.datasets import data_directory, of_path
+from fed_rebel.datasets import of_path
 from fed_rebel.datasets.images import Dataset, Form, Split
 
 
-def load(path: Path, form: Form, data_dir: str | Path | None = None) -> Dataset:
-    """The data set in the `.npz` or the folder of pictures, in the form of everybody's.
+def load(path: Path, form: Form, folder: Path) -> Dataset:
+    """The data set in the `.npz` or the folder of pictures, in the form of everybody's; kept mapped in `folder`.
 
     Classes are known by their names; the client need not have all. Pixels are normalised as everybody's.
 
     Raises:
         ValueError: data that are missing or wrong, or a class that the others do not know.
     """
-    found = of_path(path, data_directory(data_dir))
+    found = of_path(path, folder)
     if unknown := [name for name in found.classes if name not in form.classes]:
         known = ", ".join(form.classes[:5]) + (", ..." if len(form.classes) > 5 else "")
         raise ValueError(f"{path}: class {unknown[0]} is none of {form.name}'s {len(form.classes)} ({known})")

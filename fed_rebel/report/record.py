@@ -95,7 +95,7 @@ def read_run(run: Path) -> RunRecord:
     return RunRecord(
         name=run.resolve().name,
         settings=settings,
-        fingerprint=partition.fingerprint,
+        fingerprint=str(clients["partition"].iloc[0]) if "partition" in clients else partition.fingerprint,
         histograms=_histograms(partition, predictions, named),
         clients=clients,
         newcomers=_read(run / "newcomers.csv", pd.read_csv) if (run / "newcomers.csv").exists() else clients.iloc[:0],

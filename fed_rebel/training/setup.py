@@ -31,13 +31,18 @@ class Setup:
     base: BaseModel
     compute: Compute
 
+    @property
+    def base_fingerprint(self) -> str:
+        """Of the base model."""
+        return tensor_file.fingerprint(self.base.state_dict())
+
     @cached_property
     def identity(self) -> dict[str, str]:
         """What a run's bytes depend on beside its settings, where versions and machine are the same."""
         return {
             "data": self.dataset.fingerprint,
             "partition": self.partition.fingerprint,
-            "base_model": tensor_file.fingerprint(self.base.state_dict()),
+            "base_model": self.base_fingerprint,
             "device": self.compute.device.type,
             "precision": "bfloat16" if self.compute.bfloat16 else "float32",
         }
@@ -114,14 +119,16 @@ def deal_data(settings: Settings) -> tuple[Dataset, Partition]:
     return dataset, partition
 
 
-def prepare_own(settings: Settings, path: Path, form: Form, client: int) -> Setup:
-    """The same for a client that brings its own images: they are its only shard.
+def prepare_own(settings: Settings, path: Path, form: Form, client: int, folder: Path) -> Setup:
+    """The same for a client that brings its own images: they are its only shard, and are kept mapped in `folder`.
 
     Of each class every fourth training image, 50 at most, validates and is not trained on; all test images test.
-    Raises `ValueError` for data that are missing or do not fit the form of the server's.
+    Raises `ValueError` for data that are missing, too few, or do not fit the form of the server's.
     """
-    dataset, compute = own.load(path, form, settings.data.dir or None), choose_compute(settings.engine)
+    dataset, compute = own.load(path, form, folder), choose_compute(settings.engine)
     train, held = hold_out(dataset.train.labels, len(form.classes))
+    if not len(held):
+        raise ValueError(f"{path}: no class has 4 training images; one in four is held back to calibrate thresholds")
     shard = Shard(client, train, held, np.arange(len(dataset.test)))
     counts = label_histogram(dataset.train.labels[train], len(form.classes))[np.newaxis]
     base = base_model(settings, dataset, compute, lambda *_: None)

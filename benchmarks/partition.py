@@ -38,8 +38,6 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _ours(kind: Kind, labels: np.ndarray, tests: np.ndarray, clients: int) -> Callable[[], Partition]:
-    # As many images as are left beside the hold-out.
-    samples = int(0.9 * len(labels)) // clients if kind == "by-client" else 0
     return lambda: deal(
         labels,
         tests,
@@ -47,7 +45,7 @@ def _ours(kind: Kind, labels: np.ndarray, tests: np.ndarray, clients: int) -> Ca
         kind=kind,
         clients=clients,
         alpha=ALPHA,
-        samples=samples,
+        samples=0,  # all that are left beside the hold-out
         classes_per_client=1,
         quantity="equal",
         quantity_skew=1.0,

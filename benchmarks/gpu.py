@@ -7,6 +7,5 @@ from benchmarks.table import Row
 
 def rows(quick: bool) -> list[Row]:
     """Images a second of a distillation round, against the bare loop."""
-    if not torch.cuda.is_available():
-        return [Row("paper preset on a GPU", "a hand-written loop", note="not run: torch sees no CUDA device here")]
-    raise NotImplementedError
+    there = "is not written yet" if torch.cuda.is_available() else "was not run: torch sees no CUDA device here"
+    return [Row("paper preset on a GPU", "a hand-written loop", note=there)]

@@ -4,7 +4,7 @@ VENV ?= .venv
 READY := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(READY)  ## a whole run on the embedded data, ending with the table of clients and the path of the report
 	$(BIN)/fed-rebel simulate --preset demo
@@ -16,6 +16,10 @@ check: $(READY)  ## formatter, linter, type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(READY)  ## the table of benchmarks, as bench/table.md and bench/table.json
+	-$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'  # without it one row stays empty
+	$(BIN)/python -m benchmarks
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -6,6 +6,7 @@ The same dotted keys serve TOML files, `--set KEY=VALUE` and Flower's run config
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -522,8 +523,14 @@ def _parse_change(change: str) -> tuple[str, Scalar]:
     return key, value
 
 
+@cache
+def _known() -> tuple[str, ...]:
+    """Every key: made once, as every message to a client bears all settings."""
+    return tuple(Settings().flat())
+
+
 def _check_known(key: str) -> None:
-    known = list(Settings().flat())
+    known = _known()
     if key in known:
         return
     by_name = {name.rsplit(".", 1)[-1]: name for name in known}

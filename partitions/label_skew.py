@@ -41,7 +41,7 @@ def take_turns(
     clients, classes = log_prior.shape
     log_prior = np.where(stock > 0, log_prior, -np.inf)
     left = stock.copy()
-    table = np.zeros((clients, classes), dtype=np.int64)
+    turns: list[tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]] = []
     client = _turn_order(sizes)
     wish = _draw_classes(log_prior, client, rng)
     while True:
@@ -50,15 +50,15 @@ def take_turns(
         start = np.cumsum(wanted) - wanted
         short = np.flatnonzero(wanted > left)
         if not len(short):
-            return table + _tabulate(client, wish, clients, classes)
+            taking, taken = (np.concatenate(parts) for parts in zip(*turns, (client, wish), strict=True))
+            return _tabulate(taking, taken, clients, classes)
         in_vain = by_class[start[short] + left[short]]
         gone = short[np.argmin(in_vain)]
         now = in_vain.min()
         vain = by_class[start[gone] + left[gone] : start[gone] + wanted[gone]] - now
         # What was taken before now is settled.
-        taken = _tabulate(client[:now], wish[:now], clients, classes)
-        table += taken
-        left -= taken.sum(axis=0)
+        turns.append((client[:now], wish[:now]))
+        left -= np.bincount(wish[:now], minlength=classes)
         client, wish = client[now:], wish[now:]
         log_prior[:, gone] = -np.inf
         wish[vain] = _draw_classes(log_prior, client[vain], rng)

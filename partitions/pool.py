@@ -31,12 +31,10 @@ class Pool:
         One client's images, ascending, are a simple random sample of each class, because the circles were
         shuffled; whether two clients can get the same image is up to the offsets.
         """
-        clients, classes = counts.shape
-        each = counts.ravel()
-        ends = np.cumsum(each)
-        size = np.tile(self.stock, clients)
-        start = np.tile(np.cumsum(self.stock) - self.stock, clients)
-        within = np.arange(each.sum()) - np.repeat(ends - each - offsets.ravel(), each)
-        images = self.images[np.repeat(start, each) + within % np.repeat(size, each)]
-        bounds = np.concatenate([[0], ends[classes - 1 :: classes]])
+        clients, classes = np.nonzero(counts)  # where skew is strong these are few of all cells
+        each = counts[clients, classes]
+        within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each - offsets[clients, classes], each)
+        start = np.cumsum(self.stock) - self.stock
+        images = self.images[np.repeat(start[classes], each) + within % np.repeat(self.stock[classes], each)]
+        bounds = np.concatenate([[0], np.cumsum(counts.sum(axis=1))])
         return [np.sort(images[a:b]) for a, b in pairwise(bounds)]

@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from fed_rebel.tensor_file import Tensors
@@ -65,6 +63,9 @@ def match(start: Tensor, clients: Sequence[Tensor], shares: Tensor) -> list[NDAr
 
 def assignment(estimate: Tensor, client: Tensor) -> NDArray[np.intp]:
     """The order of the client's channels, [channels], that has the least sum of squared distances to the estimate's."""
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+    from scipy.spatial.distance import cdist
+
     _, order = linear_sum_assignment(cdist(estimate.numpy(), client.numpy(), "sqeuclidean"))
     return np.asarray(order)
 

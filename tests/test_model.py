@@ -12,14 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import resnet18
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import Bottleneck
 
 from fed_rebel.early import build
 from fed_rebel.model.code import EightBitCode, sample
 from fed_rebel.model.gdn import GDN
 from fed_rebel.model.heads import CODE_SHAPE, CODE_SIZE, Head1, Head2, Posterior
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
-from fed_rebel.model.resnet import BACKBONES, build_base_model
+from fed_rebel.model.resnet import BACKBONES, BasicBlock, build_base_model
 from fed_rebel.settings import load
 from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.pretrained import _warn_of_seen_hold_out, shipped

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
 from fed_rebel.early.classifier import Answer, EarlyClassifier, Parameterisation, PosteriorKind, Spec, answer
 from fed_rebel.early.fitted import FittedClassifier
 from fed_rebel.early.gmc_diagonal import GMCDiagonal
@@ -68,5 +66,5 @@ def build(
     spec = Spec(classes, seed, code, components, projection, parameterisation, posterior)
     early = KINDS[kind](spec)
     if isinstance(early, GaussianMixture):
-        start_random(early, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"early"))))
+        start_random(early, seed)
     return early

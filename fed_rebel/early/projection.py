@@ -1,5 +1,7 @@
 """The fixed random projection in front of the Gaussian mixtures."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,7 @@ class AchlioptasProjection(nn.Module):
     def __init__(self, code: int, dimensions: int, seed: int) -> None:
         """Draw the matrix [dimensions, code]. ``seed`` is a non-negative integer."""
         super().__init__()
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"projection")))
-        signs = np.array([1, -1, 0, 0, 0, 0])[rng.integers(6, size=(dimensions, code))]
-        matrix = torch.from_numpy((np.sqrt(3 / dimensions) * signs).astype(np.float32))
-        self.register_buffer("matrix", matrix, persistent=False)
+        self.register_buffer("matrix", _draw(code, dimensions, seed), persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Project codes: [..., code] to [..., dimensions]."""
@@ -34,3 +33,12 @@ class AchlioptasProjection(nn.Module):
         """R diag(variances) R^T: [B, code] to [B, dimensions, dimensions]."""
         matrix = self.matrix.to(variances.dtype)
         return (matrix * variances[:, None]) @ matrix.T
+
+
+@lru_cache(maxsize=8)
+def _draw(code: int, dimensions: int, seed: int) -> Tensor:
+    """One matrix for all the models that a process builds, as it does for each message to a client; read only."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"projection")))
+    signs = np.array([1, -1, 0, 0, 0, 0])[rng.integers(6, size=(dimensions, code))]
+    with torch.inference_mode(False):  # a model that is trained later takes the same one
+        return torch.from_numpy((np.sqrt(3 / dimensions) * signs).astype(np.float32))

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 COLDEST, HOTTEST = 1e-3, 1e3
@@ -30,6 +29,8 @@ def fit_temperature(score: ArrayLike, right: ArrayLike) -> float:
     score [N >= 1] finite, right [N] bool, both of validation queries. The scaling of Guo et al. 2017, Sec. 4.2, for
     the two outcomes right and wrong. Looked for between 0.001 and 1000. Raises ValueError where there are no queries.
     """
+    from scipy.optimize import minimize_scalar  # half a second to import
+
     signed = np.where(np.asarray(right, bool), -1.0, 1.0) * np.asarray(score, np.float64)
     if not signed.size:
         raise ValueError("score: no queries; a temperature is fitted on one or more")

@@ -45,6 +45,10 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.score)
 
+    def __getitem__(self, rows: NDArray[np.integer]) -> Self:
+        """Those of some of the queries."""
+        return type(self)(self.label[rows], self.score[rows], self.local[rows], self.remote[rows])
+
     def curve(self) -> Curve:
         """Accuracies against coverage; ValueError where there are no queries."""
         return coverage_curve(self.score, self.local, self.remote)

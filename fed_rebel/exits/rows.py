@@ -1,11 +1,15 @@
 """A row a client of `clients.csv`: every number follows from the client's predictions and its record of itself."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from fed_rebel.exits.curve import Floats
 from fed_rebel.exits.outcomes import Outcomes
 from fed_rebel.exits.target import Target
 
@@ -43,27 +47,26 @@ def client_rows(
     are calibrated on those of all clients together. Where no early classifier labels a client's queries
     (`local_label` -1) local accuracies, and overall accuracies at fixed coverages, are NaN.
     """
-    answers = {kind: column for kind, column in ANSWERS.items() if column in predictions}
-    pooled = {
-        kind: Outcomes.of(_of_split(predictions, "val"), column).thresholds(target) for kind, column in answers.items()
-    }
+    answers = {kind: Outcomes.of(predictions, column) for kind, column in ANSWERS.items() if column in predictions}
+    # Where each client's rows stand is found once: to look through all rows for each client takes clients squared.
+    of_client, of_both = _places(predictions, "client"), _places(predictions, ["client", "split"])
+    validation = _places(predictions, "split")["val"]
+    pooled = {kind: every[validation].thresholds(target) for kind, every in answers.items()}
     rows = []
     for record in records:
-        own = predictions[predictions["client"] == record["client"]]
-        row = dict(record)
-        for kind, column in answers.items():
-            val, test = (Outcomes.of(_of_split(own, split), column) for split in ("val", "test"))
+        client, row = record["client"], dict(record)
+        for kind, every in answers.items():
+            val, test = (every[of_both[client, split]] for split in ("val", "test"))
             row["local_acc"], row["threshold_pooled"] = test.local.mean(), pool or len(val) < FEWEST_TO_CALIBRATE
             at = pooled[kind] if row["threshold_pooled"] else val.thresholds(target, by_class=by_class)
             curve = test.curve()
-            fixed = {f"overall_at_{percent}": float(curve.overall_at(percent / 100)) for percent in FIXED_COVERAGES}
-            of_kind = test.measures(at) | fixed
+            of_kind = test.measures(at) | _at_fixed("overall_at", curve.overall_at)
             row |= {f"{name}_{kind}": value for name, value in of_kind.items()}
             if kind == server:
                 row |= of_kind
-        for percent in FIXED_COVERAGES:
-            row[f"local_answered_at_{percent}"] = float(curve.local_answered_at(percent / 100))
-        if (own["local_label"] < 0).all():  # nothing answers early: at coverage 0 only is there anything to measure
+        row |= _at_fixed("local_answered_at", curve.local_answered_at)
+        if (every.label[of_client[client]] < 0).all():
+            # Nothing answers early: at coverage 0 only is there anything to measure.
             row |= {name: math.nan for name in row if name.startswith(("local_", "overall_at_"))}
             row["threshold_pooled"] = False
         rows.append(row)
@@ -77,5 +80,11 @@ def server_answers(exits: Mapping[str, Any]) -> ServerAnswers:
     return "prior" if exits.get("server_prior", False) else "plain"
 
 
-def _of_split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    return predictions[predictions["split"] == split]
+def _places(predictions: pd.DataFrame, by: str | list[str]) -> Mapping[Any, NDArray[np.intp]]:
+    """Where the rows of each group stand, ascending; nowhere for a group that has none."""
+    return defaultdict(lambda: np.empty(0, np.intp), predictions.groupby(by).indices)  # type: ignore[arg-type]
+
+
+def _at_fixed(name: str, curve: Callable[[Floats], Floats]) -> dict[str, float]:
+    values = curve(np.array(FIXED_COVERAGES) / 100).tolist()
+    return {f"{name}_{percent}": value for percent, value in zip(FIXED_COVERAGES, values, strict=True)}

@@ -15,7 +15,6 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
@@ -39,6 +38,8 @@ class Stack:
     def fit(cls, remote: ArrayLike, local: ArrayLike, log_shares: ArrayLike, labels: NDArray[np.integer]) -> Self:
         """The weights, none negative, for N validation images: remote, local [N, C] scores up to a constant a row,
         log_shares [C], labels [N]. The cross-entropy is convex in them. ValueError without images."""
+        from scipy.optimize import minimize  # half a second to import
+
         if not len(labels):
             raise ValueError("labels: no validation images to fit a stack on; at least 1")
         evidence = _evidence(remote, local, log_shares)

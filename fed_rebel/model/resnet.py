@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
-from torchvision.models.resnet import BasicBlock, ResNet, conv1x1
 
 
 class Head(nn.Sequential):
@@ -55,14 +53,37 @@ def _stem(channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, Fig. 2): [B, inputs, h, w] to [B, outputs, h', w'].
+
+    As torchvision's, weights and all; to import torchvision takes seconds, and the thin ResNet needs no more of it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ReLU of the sum of both ways."""
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        residual += x if self.downsample is None else self.downsample(x)
+        sum_: Tensor = self.relu(residual)
+        return sum_
+
+
 def _resnet20(classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> BaseModel:
     """The CIFAR ResNet of He et al. 2016 (Sec. 4.2): three groups of three basic blocks, cut after the second."""
 
     def group(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        shortcut = None
-        if stride != 1 or inputs != outputs:
-            shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-        first = BasicBlock(inputs, outputs, stride, shortcut)
+        first = BasicBlock(inputs, outputs, stride)
         return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(2)))
 
     one, two, three = widths
@@ -77,9 +98,11 @@ def _resnet20(classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> Bas
     return model
 
 
-def _torchvision(builder: Callable[..., ResNet], channels: int) -> Callable[[int], BaseModel]:
+def _torchvision(name: str, channels: int) -> Callable[[int], BaseModel]:
     def build(classes: int) -> BaseModel:
-        network = builder(num_classes=classes, zero_init_residual=True)
+        from torchvision.models import get_model  # seconds to import
+
+        network = get_model(name, weights=None, num_classes=classes, zero_init_residual=True)
         head = Head(_stem(64), network.layer1, network.layer2, channels)
         tail = Tail([network.layer3, network.layer4], network.fc.in_features, classes)
         tail.fc = network.fc
@@ -90,8 +113,8 @@ def _torchvision(builder: Callable[..., ResNet], channels: int) -> Callable[[int
 
 BACKBONES: dict[str, Callable[[int], BaseModel]] = {
     "resnet20": _resnet20,
-    "resnet18": _torchvision(resnet18, channels=128),
-    "resnet50": _torchvision(resnet50, channels=512),
+    "resnet18": _torchvision("resnet18", channels=128),
+    "resnet50": _torchvision("resnet50", channels=512),
 }
 
 

@@ -16,6 +16,7 @@ from fed_rebel.exits import Target
 from fed_rebel.exits.rows import client_rows, server_answers
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Settings, SettingsError
+from fed_rebel.training.allocation import keep_freed_memory
 from fed_rebel.training.base import EpochDone
 from fed_rebel.training.compute import Compute, choose_compute
 from fed_rebel.training.pretrained import base_model
@@ -85,6 +86,7 @@ MOST_READY = 8
 
 
 def _prepare(settings: Settings, base_epoch_done: EpochDone) -> Setup:
+    keep_freed_memory()
     dataset, partition = deal_data(settings)
     compute = choose_compute(settings.engine)
     return Setup(dataset, partition, base_model(settings, dataset, compute, base_epoch_done), compute)

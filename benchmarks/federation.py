@@ -1,0 +1,98 @@
+"""A federated run in this process, against a hand-written loop of the same local steps on as many threads."""
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.bare_loop import BareLoop
+from benchmarks.table import Row, times
+from benchmarks.timing import seconds, threads
+from clients.app import app
+from fed_rebel.launch.inline import InlineGrid
+from fed_rebel.runs import RunDirectory
+from fed_rebel.settings import Settings, load
+from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.setup import prepare
+from strategy.rounds import Fault
+from strategy.server import Rows, Server
+
+
+@dataclass
+class Watch:
+    """How long each round takes."""
+
+    seconds: list[float] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    began: float = 0.0
+
+    def round_began(self, number: int, rounds: int, stage: str, messages: int) -> None:
+        """A round begins."""
+        self.began = time.perf_counter()
+
+    def replied(self) -> None:
+        """A client's reply came in."""
+
+    def fault(self, round: int, fault: Fault) -> None:
+        """There is to be none."""
+        self.faults.append(fault)
+
+    def round_ended(self, rows: Rows) -> None:
+        """A round is kept."""
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def rows(quick: bool) -> list[Row]:
+    """The rounds that train and do not evaluate, and the whole run."""
+    clients, samples, repeats = (2, 64, 1) if quick else (20, 750, 2)
+    settings = federation(clients, samples)
+    training, whole, bare_training, bare_whole, same = [], [], [], [], True
+    with threads(settings.engine.threads):
+        loop = BareLoop(settings)
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                watch = Watch()
+                whole.append(seconds(lambda: run_inline(settings, Path(folder) / "run", watch)))  # noqa: B023
+                shared = RunDirectory(Path(folder) / "run").shared()
+            training.append(sum(watch.seconds[1:-1]))
+            bare, by_hand = timed_rounds(loop)
+            bare_training.append(sum(bare[:-1]))
+            bare_whole.append(sum(bare))
+            same &= all(torch.equal(shared[name], tensor) for name, tensor in by_hand.items())
+    size = f"{clients} clients of {samples} images, {settings.base.backbone}, {settings.early.kind}, inline"
+    against = "a hand-written loop of the same steps, one thread"
+    note = "both end with the same bytes" if same else "the two do NOT end with the same bytes"
+    return [
+        Row(f"5 rounds, {size}", against, times(1.05), min(training), min(bare_training), note=note),
+        Row(f"the run with its evaluations and files, {size}", against, None, min(whole), min(bare_whole)),
+    ]
+
+
+def federation(clients: int, samples: int, *changes: str) -> Settings:
+    """The settings of a run with five rounds that train and do not evaluate, and a last one that does."""
+    rounds = ("rounds.distill=2", "rounds.finetune=3", "rounds.evaluate_every=0")
+    sizes = (f"partition.clients={clients}", f"partition.samples={samples}")
+    return load(None, [*rounds, *sizes, "engine.kind=inline", "engine.clients_at_once=1", *changes], preset="demo")
+
+
+def run_inline(settings: Settings, path: Path, watch: Watch) -> None:
+    """A whole run, its results written. Raises `RuntimeError` where a client failed."""
+    setup = prepare(settings)
+    run = RunDirectory.create(path, settings, setup.partition, setup.identity)
+    grid = InlineGrid(app, settings.partition.clients, at_once=1)
+    Server(settings, run, watch).federate(grid)
+    if watch.faults:
+        raise RuntimeError(f"client {watch.faults[0].client}: {watch.faults[0].reason}")
+
+
+def timed_rounds(loop: BareLoop) -> tuple[list[float], Tensors]:
+    """How long each round of the loop takes, and what it ends with."""
+    took, shared, rounds = [], {}, loop.rounds()
+    while True:
+        began = time.perf_counter()
+        if (after := next(rounds, None)) is None:
+            return took, shared
+        took.append(time.perf_counter() - began)
+        shared = after

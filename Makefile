@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 demo: $(READY)  ## a whole run on the embedded data, ending with the table of clients and the path of the report
 	$(BIN)/fed-rebel simulate --preset demo
 
-test: $(READY)  ## every test, two files at a time; the slow ones come last
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(READY)  ## every test, the slow ones last; many of them wait, so there are more workers than cores
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(READY)  ## formatter, linter, type checker
 	$(BIN)/ruff format --check .

@@ -10,12 +10,13 @@ from flwr.clientapp import ClientApp
 
 from benchmarks.table import Row, times
 from benchmarks.timing import in_turn, threads
+from fed_rebel.datasets import Form, Normalisation
 from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.model.heads import Head2
 from fed_rebel.model.resnet import build_base_model
-from fed_rebel.settings import Settings
+from fed_rebel.settings import PartitionSettings, Settings
 from fed_rebel.tensor_file import Tensors, prefixed
-from strategy.messages import Hello, Order, Reply, Stage, size
+from strategy.messages import Greeting, Hello, Order, Reply, Stage, size
 from strategy.rounds import Clients
 
 echo = ClientApp()
@@ -44,8 +45,10 @@ def rows(quick: bool) -> list[Row]:
         return [tensor.clone() for tensor in tensors.values()]
 
     with tempfile.TemporaryDirectory() as folder, threads(1):
-        order = Order(Settings(), folder, folder, 0, Stage.FINETUNE, 0, False, tensors)
-        clients = Clients.find(grid, 1, Event())
+        settings = Settings(partition=PartitionSettings(clients=1))
+        greeting = Greeting(settings, {}, Form("-", ("-",), Normalisation((0.5,) * 3, (0.5,) * 3), flip=False))
+        order = Order(settings, folder, folder, 0, Stage.FINETUNE, 0, False, tensors)
+        clients = Clients.find(grid, greeting, Event())
         took, bare = in_turn(lambda: clients.exchange([0], order, "train", lambda: None), copy, 3 if quick else 9)
         assert Path(folder).is_dir()
     name = f"a message with Head2 and Tail of {backbone} and its reply, {megabytes:.0f} MB each way, inline"

@@ -23,8 +23,8 @@ def introduce(message: Message, context: Context) -> Message:
     if node.disk is not None or greeting.settings.partition.kind == "own":
         setup = setup_of(greeting, node)
         identity = {"base_model": setup.base_fingerprint} if node.data else setup.identity
-        for what in identity.keys() & {"data", "partition", "base_model"}:
-            if identity[what] != greeting.identity[what]:
+        for what in ("data", "partition", "base_model"):
+            if what in identity and identity[what] != greeting.identity[what]:
                 here, there = identity[what][:16], greeting.identity[what][:16]
                 raise ValueError(f"this node has another {what} than the server: {here} in place of {there}")
         samples = len(setup.partition.shards[0].train) if node.data else 0

@@ -59,7 +59,7 @@ class InRunDirectory:
         """The state accepted in the round, else of the one before it, where all states are."""
         run, number = Path(self.order.run), self.order.round
         accepted = private_file(run, number, self.client)
-        return tensor_file.read(accepted if accepted.exists() else private_file(run, number - 1, self.client))
+        return _finite(tensor_file.read(accepted if accepted.exists() else private_file(run, number - 1, self.client)))
 
     def save(self, tensors: Tensors) -> Files:
         """Beside those of the other clients."""
@@ -101,7 +101,7 @@ class OwnDisk:
         content = wanted.read_bytes()
         if _sum(content) != self.order.state:
             raise ValueError(f"{wanted}: altered since it was written; put it back as it was")
-        return tensor_file.from_bytes(content)
+        return _finite(tensor_file.from_bytes(content))
 
     def save(self, tensors: Tensors) -> Files:
         """Beside the one that counts; the server is told the new one's SHA-256.

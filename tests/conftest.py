@@ -36,8 +36,13 @@ AfterRound = Callable[[int, RunDirectory], None]
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests last."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Slow tests last, of these the longest first, so that workers end together: `slow(80)` takes about 80 seconds."""
+
+    def place(item):
+        slow = item.get_closest_marker("slow")
+        return (False, 0) if slow is None else (True, -next(iter(slow.args), 10))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

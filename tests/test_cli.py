@@ -489,7 +489,7 @@ def wait_for_rows(run, process, deadline=240):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_or_killed_run_resumes_to_the_same_bytes(

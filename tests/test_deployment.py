@@ -25,7 +25,7 @@ CHANGES = {
 }
 DISTILL, LAST = 1, 4
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(150)
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def test_a_node_dies_in_a_round_and_comes_back_and_the_bytes_are_a_simulation_s(
     for name in ("shared.safetensors", "clients.csv", "predictions.parquet"):
         assert (folder / "run" / name).read_bytes() == (simulated.path / name).read_bytes()
     for client in range(3):
-        (state,) = (folder / f"node-{client}").rglob("*.safetensors")
+        counts = (folder / "run" / "private" / f"{client}.sha256").read_text()
+        (state,) = (folder / f"node-{client}").rglob(f"{counts}.safetensors")
         assert state.read_bytes() == private_file(simulated.path, LAST, client).read_bytes()
         assert state.stem in told

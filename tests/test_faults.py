@@ -246,7 +246,7 @@ def test_a_client_that_was_given_up_and_still_computes_does_not_change_how_the_c
 # On Ray
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 @pytest.mark.parametrize("how", ["dies", "hangs"])
 def test_on_ray_the_others_go_on_where_an_actor_dies_or_hangs(begin, go_on, tmp_path, results, how):
     from rich.console import Console

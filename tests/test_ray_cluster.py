@@ -12,7 +12,7 @@ from fed_rebel.runs import RunDirectory
 from fed_rebel.training.setup import prepare
 from strategy.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(50)
 
 
 @pytest.fixture

@@ -606,7 +606,7 @@ def test_another_seed_is_another_run(finished, federate, tiny_settings, tmp_path
     assert fingerprints[0] != fingerprints[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 @pytest.mark.parametrize("actors", [1, 2])
 def test_ray_gives_the_bytes_of_the_inline_engine(finished, tiny_settings, tmp_path, results, actors):
     from rich.console import Console

@@ -198,7 +198,7 @@ def test_the_same_command_again_runs_nothing(swept, tiny_file):
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/clients.csv")} == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_another_grid_adds_its_runs_where_the_base_is_the_same(swept, tiny_file, tmp_path):
     shutil.copytree(swept[0], tmp_path / "sweep", symlinks=True)
     command = ("sweep", tiny_file, "--set", "partition.alpha=1", "--seeds", "2", "--out", tmp_path / "sweep")
@@ -226,7 +226,7 @@ def test_a_run_of_the_grid_that_was_begun_under_another_name_goes_on_there(stopp
     assert _unfinished(made, tmp_path / "sweep") == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_killed_sweep_takes_its_runs_along_and_goes_on_to_the_same_bytes(swept, tiny_file, tmp_path, results):
     out = tmp_path / "sweep"
@@ -254,7 +254,7 @@ def test_a_killed_sweep_takes_its_runs_along_and_goes_on_to_the_same_bytes(swept
         assert results(RunDirectory.open(out / name)[0]) == results(RunDirectory.open(swept[0] / name)[0])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_an_interrupted_sweep_says_how_to_go_on(tiny_file, tmp_path):
     out = tmp_path / "sweep"
     command = [sys.executable, "-m", "fed_rebel.cli", "sweep", str(tiny_file), *GRID, "--out", str(out)]
@@ -274,7 +274,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(tiny_file, tmp_path):
     assert "the same command goes on" in told
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_a_failed_run_is_told_and_does_not_stop_the_others(stopped, tiny_file, tmp_path):
     out = tmp_path / "sweep"
     out.mkdir()

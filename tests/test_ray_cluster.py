@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from conftest import Listener
 from ray.cluster_utils import Cluster
 from telling_clients import TellingClients
 
@@ -27,18 +28,8 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-class Silent:
-    def round_began(self, *about):
-        pass
-
-    def replied(self):
-        pass
-
-    def fault(self, *about):
-        pass
-
-    def round_ended(self, rows):
-        pass
+def silent(run):
+    return Listener(run, lambda *_: None, lambda: None)
 
 
 def a_run(path, settings):
@@ -53,14 +44,14 @@ def test_both_nodes_train_clients_and_the_bytes_are_the_same(
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     joined, met = a_run(tmp_path / "joined", settings), tmp_path / "met"
     met.mkdir()
-    run_on_ray(Server(settings, joined, Silent()), TellingClients(str(met)))
+    run_on_ray(Server(settings, joined, silent(joined)), TellingClients(str(met)))
     assert len(list(met.iterdir())) == 2
     assert results(joined) == results(finished.run)
     # Without the address a run has a Ray of its own, whatever cluster is at work on the machine.
     monkeypatch.delenv("RAY_ADDRESS")
     alone = a_run(tmp_path / "alone", settings)
     (met_alone := tmp_path / "met alone").mkdir()
-    run_on_ray(Server(settings, alone, Silent()), TellingClients(str(met_alone)))
+    run_on_ray(Server(settings, alone, silent(alone)), TellingClients(str(met_alone)))
     assert len(list(met_alone.iterdir())) == 1
     assert not {node.name for node in met.iterdir()} & {node.name for node in met_alone.iterdir()}
     assert results(alone) == results(finished.run)

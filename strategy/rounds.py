@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pandas as pd
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -177,8 +178,8 @@ class Clients:
         for name, tensor in reply.tensors.items():
             if name not in order.tensors or order.tensors[name].shape != tensor.shape:
                 raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
+        held = {end: _read_file(client, end, content) for end, content in reply.files.items()}
         for end, content in reply.files.items():
-            _check_file(client, end, content)
             files.replace(Path(order.outbox) / f"{client}{end}", content)
         for end in self._must_write(order, kind):
             if not (Path(order.outbox) / f"{client}{end}").is_file():
@@ -188,8 +189,8 @@ class Clients:
                     f"its {client}{end} is not in the run directory: all machines must share it, or each node have a "
                     "folder of its own (state in its node config)"
                 )
-        if kind == "evaluate" and reply.files:
-            _check_evaluation(order, reply)
+        if kind == "evaluate" and held:
+            _check_evaluation(order, held)
         return reply
 
     def _must_write(self, order: Order, kind: str) -> tuple[str, ...]:
@@ -233,32 +234,35 @@ def _addressed(record: RecordDict, state: str) -> RecordDict:
     return RecordDict({**record, "order": told})
 
 
-def _check_evaluation(order: Order, reply: Reply) -> None:
+def _check_evaluation(order: Order, held: Mapping[str, Any]) -> None:
     """Raise `ValueError` where no row can be made of what a client sent of its evaluation."""
     try:
-        row = json.loads(reply.files[RECORD])
-        if PREDICTIONS in reply.files:
-            predictions = pd.read_parquet(io.BytesIO(reply.files[PREDICTIONS]))
-            row = measure(order.settings, [row], predictions).to_dict("records")[0]
+        row = held[RECORD]
+        if PREDICTIONS in held:
+            row = measure(order.settings, [row], held[PREDICTIONS]).to_dict("records")[0]
         for name in KEPT:
             float(row[name])
     except Exception as error:
         raise ValueError(f"its evaluation cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _check_file(client: int, end: str, content: bytes) -> None:
-    """Raise `ValueError` for a file that is not the client's to send, or that the end of the run could not read."""
+def _read_file(client: int, end: str, content: bytes) -> Any:
+    """What a file of a client's holds. Raises `ValueError` for one that is not the client's to send, or is damaged."""
+    held: Any = None
     try:
         if end == STATE_SUM:
             good = re.fullmatch(b"[0-9a-f]{64}", content) is not None
         elif end == RECORD:
-            good = json.loads(content)["client"] == client
+            held = json.loads(content)
+            good = held["client"] == client
         else:
-            good = end == PREDICTIONS and set(pd.read_parquet(io.BytesIO(content))["client"]) == {client}
+            held = pd.read_parquet(io.BytesIO(content))
+            good = end == PREDICTIONS and set(held["client"]) == {client}
     except Exception:  # whatever the readers make of bytes that are none of theirs
         good = False
     if not good:
         raise ValueError(f"its file {client}{end}: not as a client writes it")
+    return held
 
 
 Form = tuple[frozenset[str], frozenset[tuple[str, tuple[int, ...]]], int, frozenset[str]]

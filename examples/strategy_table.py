@@ -4,7 +4,7 @@
 
 All runs have the same seeds and partitions; a row is named by what it changes of the default settings. Accuracies are
 in per cent: "shared" is Head2 + Tail through the warm start's Head1 on the balanced test set, "own heads" through the
-clients' own Head1s on it, the others on the clients' own test images. `+-` is the standard deviation over seeds; in
+clients' own Head1s on it, the others on the clients' own test images; "private start" is what all begin with. `+-` is the standard deviation over seeds; in
 brackets is the difference from `fedavg` weighted by samples on the same seeds, in points, with its 95 % interval where
 there are several seeds.
 """
@@ -31,13 +31,16 @@ COLUMNS = {
 
 DEFAULTS = Settings().flat()
 USUAL = "fedavg"
+START = "private start"
 
 
 def main(paths: Iterable[str]) -> None:
     """Print the tables of these runs, one a partition."""
     runs = read_runs(paths)
     keys = [key for key in grid_keys(runs) if not key.startswith("partition.")]
-    table = pd.DataFrame([_row(run, [key for key in keys if run.settings[key] != DEFAULTS[key]]) for run in runs])
+    rows = [_row(run, [key for key in keys if run.settings[key] != DEFAULTS[key]]) for run in runs]
+    starts = [_start(run, row) for run, row in zip(runs, rows, strict=True) if row["name"] == USUAL]
+    table = pd.DataFrame(starts + rows)
     for partition, own in table.groupby("partition", sort=False):
         usual = own[own["name"] == USUAL].set_index("seed")
         print(f"\n{partition}, Gini {own['gini'].mean():.3f}\n")
@@ -62,7 +65,20 @@ def _row(run: Run, keys: Sequence[str]) -> dict[str, object]:
     )
 
 
+def _start(run: Run, row: dict[str, object]) -> dict[str, object]:
+    rounds = read_rounds(run.path / "rounds.jsonl")
+    start = rounds[rounds["stage"] == "private_start"]
+    measured = start.mean(numeric_only=True)
+    return (
+        row
+        | {"name": START, "balanced_acc": np.nan, "shared": measured["balanced_acc"]}
+        | measured.reindex(list(COLUMNS)[2:]).to_dict()
+    )
+
+
 def _cell(values: "pd.Series[float]", usual: "pd.Series[float]") -> str:
+    if values.isna().all():
+        return "-"
     spread = f" +- {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
     text = f"{100 * values.mean():.1f}{spread}"
     differences = 100 * (values - usual).dropna()

@@ -28,7 +28,7 @@ def rows(quick: bool) -> list[Row]:
     """Images a second of the rounds that train; quick is the same on whatever there is, with tiny networks."""
     if not (quick or torch.cuda.is_available()):
         return [Row("paper preset on a GPU", "a hand-written loop", note="was not run: torch sees no CUDA device here")]
-    found = []
+    found, device = [], torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("gmc-diag",) if quick else ("gmc", "gmc-diag"):
             settings = _paper(Path(folder), kind, quick)
@@ -40,14 +40,14 @@ def rows(quick: bool) -> list[Row]:
             what = f"{settings.base.backbone}, {kind}, {size}, {TRAINING_ROUNDS} rounds"
             note = f"{images / inline:,.0f} images/s, by hand {images / bare:,.0f}{watch}"
             found.append(
-                Row(f"on a GPU: {what}, inline", "a hand-written loop of its steps", None, inline, bare, note=note)
+                Row(f"on {device}: {what}, inline", "a hand-written loop of its steps", None, inline, bare, note=note)
             )
             for at_once in () if quick else AT_ONCE:
                 took = _on_ray(settings, Path(folder) / f"{kind}-{at_once}", at_once)
                 note = f"{images / took:,.0f} images/s"
                 found.append(
                     Row(
-                        f"on a GPU: {what}, {at_once} at once on Ray",
+                        f"on {device}: {what}, {at_once} at once on Ray",
                         "one at a time, inline",
                         None,
                         took,

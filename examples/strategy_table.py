@@ -4,9 +4,9 @@
 
 All runs have the same seeds and partitions; a row is named by what it changes of the default settings. Accuracies are
 in per cent: "shared" is Head2 + Tail through the warm start's Head1 on the balanced test set, "own heads" through the
-clients' own Head1s on it, the others on the clients' own test images; "private start" is what all begin with. `+-` is the standard deviation over seeds; in
-brackets is the difference from `fedavg` weighted by samples on the same seeds, in points, with its 95 % interval where
-there are several seeds.
+clients' own Head1s on it, the others on the clients' own test images. "private start" is what all begin with. `+-` is
+the standard deviation over seeds; in brackets is the difference from `fedavg` weighted by samples on the same seeds, in
+points, with its 95 % interval where there are several seeds.
 """
 
 import sys
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from fed_rebel.report import read_rounds
 from fed_rebel.report.grid import Run, grid_keys, read_runs, setting_name
 from fed_rebel.report.statistics import mean_interval
 from fed_rebel.settings import Settings
@@ -51,7 +50,7 @@ def main(paths: Iterable[str]) -> None:
 
 
 def _row(run: Run, keys: Sequence[str]) -> dict[str, object]:
-    shared = read_rounds(run.path / "rounds.jsonl")["balanced_acc"].dropna().tolist()
+    shared = pd.read_json(run.path / "rounds.jsonl", lines=True)["balanced_acc"].dropna().tolist()
     kind, alpha = run.settings["partition.kind"], run.settings["partition.alpha"]
     about = {
         "partition": f"{kind}, alpha {alpha:g}",
@@ -66,7 +65,7 @@ def _row(run: Run, keys: Sequence[str]) -> dict[str, object]:
 
 
 def _start(run: Run, row: dict[str, object]) -> dict[str, object]:
-    rounds = read_rounds(run.path / "rounds.jsonl")
+    rounds = pd.read_json(run.path / "rounds.jsonl", lines=True)
     start = rounds[rounds["stage"] == "private_start"]
     measured = start.mean(numeric_only=True)
     return (

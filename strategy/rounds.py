@@ -23,7 +23,7 @@ from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, s
 KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
 """The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
 POLL_SECONDS = 0.05
-"""The longest pause before the next look for replies; after each that comes the pauses begin anew with 1 ms."""
+"""The longest pause before the next look for replies; it is a tenth of the time since the last one came."""
 WAIT_FOR_NODES_SECONDS = 120.0
 WAIT_FOR_GREETINGS_SECONDS = 1800.0
 """An actor that is greeted for the first time starts a process and imports torch: minutes on a busy machine."""
@@ -211,18 +211,18 @@ def _send(
             [Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items()]
         )
     )
-    messages, last_came, pause = [], time.monotonic(), 0.001
+    messages, last_came = [], time.monotonic()
     while waiting and time.monotonic() - last_came < timeout:
         arrived = list(grid.pull_messages(waiting))
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)
             replied()
-            last_came, pause = time.monotonic(), 0.001
+            last_came = time.monotonic()
         messages += arrived
         if waiting and not arrived:
+            pause = min(max(0.001, (time.monotonic() - last_came) / 10), POLL_SECONDS)
             if stop.wait(pause):
                 raise RunFailed("the engine ended while clients were at work")
-            pause = min(2 * pause, POLL_SECONDS)
     return messages
 
 

@@ -60,7 +60,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor with a number that is not finite, None where there is none."""
     for name, tensor in tensors.items():
-        # Numbers that are not all finite have no finite sum; it takes a tenth of the time of isfinite, which writes masks.
+        # Numbers that are not all finite have no finite sum, which takes a tenth of the time of isfinite and its masks.
         if tensor.is_floating_point() and not isfinite(tensor.sum()) and not tensor.isfinite().all():
             return name
     return None

@@ -52,20 +52,18 @@ class BareLoop:
         private = [self._private_start(shard) for shard in self.setup.partition.shards]
         for step in plan(self.settings)[1:]:
             sums = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in shared.items()}
-            samples = torch.tensor([len(shard.train) for shard in self.setup.partition.shards], dtype=torch.float64)
-            for client, (shard, weight) in enumerate(
-                zip(self.setup.partition.shards, samples / samples.sum(), strict=True)
-            ):
+            samples = sum(len(shard.train) for shard in self.setup.partition.shards)
+            for client, shard in enumerate(self.setup.partition.shards):
                 self.model.load_parts(private[client] | shared)
                 self._train(shard, step.stage, step.number)
                 if step.stage != "finetune":
                     self._fit_range(shard)
                     private[client] = _copied(self.model.parts("head1", "code", "early"))
                 for name, tensor in self.model.parts(*AVERAGED[step.stage]).items():
-                    sums[name] += weight * tensor.double()
+                    sums[name].add_(tensor, alpha=len(shard.train))
             averaged = {name for name in shared if name.split(".")[0] in AVERAGED[step.stage]}
             fixed = {name for name in averaged if not shared[name].is_floating_point() or _is_statistic(name)}
-            shared |= {name: sums[name].to(shared[name].dtype) for name in averaged - fixed}
+            shared |= {name: (sums[name] / samples).to(shared[name].dtype) for name in averaged - fixed}
             yield dict(shared)
 
     def _private_start(self, shard: Shard) -> Tensors:

@@ -42,9 +42,14 @@ class Teacher:
         """The batches, each with its features."""
         return ((images, labels, self(images)) for images, labels in batches)
 
+    @property
+    def bytes_of_image(self) -> int:
+        """Size of an image's features."""
+        return self.channels * 16 * 16 * (2 if self.compute.bfloat16 else 4)
+
     def can_keep(self, images: int) -> bool:
         """Whether the features of so many images are few enough to be kept."""
-        return images * self.channels * 16 * 16 * (2 if self.compute.bfloat16 else 4) <= MOST_KEPT
+        return images * self.bytes_of_image <= MOST_KEPT
 
     def kept(self, key: Hashable, batches: Callable[[], Batches]) -> Tensor:
         """Features [N, channels, 16, 16] of batches that are the same whenever the key is, kept while there is room.

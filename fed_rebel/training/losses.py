@@ -55,7 +55,7 @@ def joint_loss(
 
 
 def mimic_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of two tensors of the same shape, float32, of which the target gets no gradient (Eq. 1).
+    """Mean squared difference of two tensors of the same shape and type, float32; the target gets no gradient (Eq. 1).
 
     torch's `mse_loss` gives back a gradient that is not channels_last whatever it was given, and the backward of all of
     Head2 then works across memory.
@@ -67,15 +67,14 @@ def mimic_loss(features: Tensor, target: Tensor) -> Tensor:
 class _Mimic(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
-        difference = features.float() - target
+        difference = features - target
         ctx.save_for_backward(difference)
-        ctx.dtype = features.dtype
-        return difference.square().mean()
+        return difference.float().square().mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
-        return (difference * (gradient * (2 / difference.numel()))).to(ctx.dtype), None
+        return difference * (gradient * (2 / difference.numel())), None
 
 
 def finetuning_loss(logits: Tensor, labels: Tensor, log_shares: Tensor | None) -> Tensor:

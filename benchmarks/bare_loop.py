@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 
 from fed_rebel.datasets import augment
 from fed_rebel.model.rebel import Rebel
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
+from fed_rebel.training.losses import mimic_loss
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.stages import noise
@@ -93,14 +94,13 @@ class BareLoop:
                         logits = model.tail(model.head2(code)).float()
                     loss = cross_entropy(logits + log_shares, labels)
                 else:
+                    target = setup.teacher(images)
                     with setup.compute.autocast():
-                        with torch.no_grad():
-                            target = setup.base.head(images)
                         posterior = model.head1(images)
                         code = model.draw(posterior, generator)
                         features = model.head2(code)
                     mu, log_var = posterior.mu.flatten(1), posterior.log_var.flatten(1)
-                    loss = settings.loss.mimic * mse_loss(features.float(), target.float())
+                    loss = settings.loss.mimic * mimic_loss(features, target)
                     loss = loss + settings.loss.regularisation * model.early.kl(mu, log_var, labels).mean()
                     loss = loss + settings.loss.early * model.early.loss(code.flatten(1), labels)
                 optimiser.zero_grad()
@@ -115,22 +115,21 @@ class BareLoop:
             return torch.optim.SGD(parameters, train.finetune_rate, 0.9, weight_decay=5e-4, nesterov=True)
         rates = {"early": train.distill_early_rate}
         groups = [{"params": own, "lr": rates.get(name, train.distill_rate)} for name, own in parts.items()]
-        return torch.optim.Adam(groups)
+        return torch.optim.Adam(groups, fused=True)
 
     def _batches(self, shard: Shard, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         data, size = self.setup.dataset, self.settings.train.batch_size
         order = rng.permutation(shard.train)
         for chosen in (order[start : start + size] for start in range(0, len(order), size)):
-            images = augment.batch(data.train.images[chosen], data.normalisation, rng, data.flip)
+            crops = augment.Crops.draw(rng, len(chosen), data.flip)
+            images = augment.batch(data.train.images[chosen], data.normalisation, crops)
             yield images, torch.from_numpy(data.train.labels[chosen])
 
     def _fit_range(self, shard: Shard) -> None:
         data, compute = self.setup.dataset, self.setup.compute
         images = data.train.images[shard.train]
         with torch.no_grad(), compute.autocast():
-            batches = [
-                augment.batch(images[i : i + 500], data.normalisation, None, False) for i in range(0, len(images), 500)
-            ]
+            batches = [augment.batch(images[i : i + 500], data.normalisation) for i in range(0, len(images), 500)]
             self.model.code.fit(torch.cat([self.model.head1(batch.to(compute.device)).mu for batch in batches]))
 
     def _shares(self, labels: np.ndarray) -> Tensor:

@@ -28,7 +28,7 @@ def rows(quick: bool) -> list[Row]:
 
     def ours() -> None:
         batches = training_batches(setup.dataset, mine, size, np.random.default_rng(0))
-        distill(model, setup.base.head, batches, stage, optimiser, compute, generator)
+        distill(model, setup.teacher.lessons(batches), stage, optimiser, compute, generator)
 
     def theirs() -> None:
         for images, (of_mu, of_log_var, of_features) in zip(ready, likes, strict=True):

@@ -1,8 +1,10 @@
 """What a client has of its own: its images, and the disk that it keeps its private state on."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,22 +14,26 @@ from clients.disk import Disk, disk_of
 from clients.node import Node
 from fed_rebel.datasets import Dataset
 from fed_rebel.model.resnet import BaseModel
-from fed_rebel.settings import Settings
-from fed_rebel.training.batches import training_batches
+from fed_rebel.settings import Settings, Train
+from fed_rebel.training.batches import evaluation_batches, fixed_view, training_batches
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.setup import Setup, prepare, prepare_own
-from fed_rebel.training.stages import Batches
+from fed_rebel.training.stages import Batches, Lessons
+from fed_rebel.training.teacher import Teacher
 from partitions import Shard, effective_classes, label_histogram, smoothed_shares
 from strategy.messages import Greeting, Order
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class ClientShard:
-    """A client's images, their labels' histogram, its disk, and the frozen base model that teaches it."""
+    """A client's images, their labels' histogram, its disk, and the frozen base model whose Head teaches it."""
 
     shard: Shard
     dataset: Dataset
     base: BaseModel
+    teacher: Teacher
     compute: Compute
     disk: Disk
 
@@ -68,24 +74,58 @@ class ClientShard:
         return torch.from_numpy(smoothed_shares(self.label_counts)).float()
 
     def epochs(self, settings: Settings, round: int) -> list[Batches]:
-        """The batches of each epoch that a client trains in a round, the same whatever it trains: `train.local_epochs`
-        passes over its images, or where `train.local_steps` says how many steps there are one epoch of so many."""
-        train = settings.train
+        """The batches of each epoch that a client trains in a round, the same whatever it trains."""
+        return _passes(settings.train, lambda number: self._batches(settings, round, number))
 
-        def epoch(number: int) -> Batches:
-            rng = np.random.default_rng([settings.seed, self.client, round, number])
-            return training_batches(self.dataset, self.shard.train, train.batch_size, rng)
+    def lessons(self, settings: Settings, round: int) -> list[Lessons]:
+        """The same, with what the teacher says of the images; it is kept where they come again in the same views."""
 
-        if train.local_steps:
-            return [islice(chain.from_iterable(map(epoch, count())), train.local_steps)]
-        return [epoch(number) for number in range(train.local_epochs)]
+        def epoch(number: int) -> Lessons:
+            batches = self._batches(settings, round, number)
+            if not (settings.data.views and self.teacher.can_keep(self.samples)):
+                yield from self.teacher.lessons(batches)
+                return
+            view, data, mine = _view(settings, round, number), self.dataset, self.shard.train
+            crops = fixed_view(data, settings.seed, view)
+            features = self.teacher.kept(
+                (self.client, view), lambda: evaluation_batches(data, data.train, mine, view=crops)
+            )
+            order = torch.from_numpy(self._rng(settings, round, number).permutation(self.samples))
+            for (images, labels), chosen in zip(batches, order.split(settings.train.batch_size), strict=True):
+                yield images, labels, features[chosen]
+
+        return _passes(settings.train, epoch)
+
+    def _batches(self, settings: Settings, round: int, number: int) -> Batches:
+        rng, size = self._rng(settings, round, number), settings.train.batch_size
+        if not settings.data.views:
+            return training_batches(self.dataset, self.shard.train, size, rng)
+        crops = fixed_view(self.dataset, settings.seed, _view(settings, round, number))
+        return evaluation_batches(self.dataset, self.dataset.train, rng.permutation(self.shard.train), size, crops)
+
+    def _rng(self, settings: Settings, round: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([settings.seed, self.client, round, number])
+
+
+def _view(settings: Settings, round: int, number: int) -> int:
+    """The view of an epoch: they come in turn."""
+    return (round * settings.train.local_epochs + number) % settings.data.views
+
+
+def _passes(train: Train, epoch: Callable[[int], Iterable[T]]) -> list[Iterable[T]]:
+    """`train.local_epochs` epochs, or where `train.local_steps` says how many steps there are one of so many."""
+    if train.local_steps:
+        return [islice(chain.from_iterable(map(epoch, count())), train.local_steps)]
+    return [epoch(number) for number in range(train.local_epochs)]
 
 
 def open_shard(order: Order, node: Node) -> ClientShard:
     """The shard of a client. Raises `ValueError` where the partition has no such client, or its own data do not fit."""
     setup = setup_of(order, node)
     (shard,) = (shard for shard in setup.partition.shards if shard.client == node.client)
-    return ClientShard(shard, setup.dataset, setup.base, setup.compute, disk_of(order, node.client, node.disk))
+    return ClientShard(
+        shard, setup.dataset, setup.base, setup.teacher, setup.compute, disk_of(order, node.client, node.disk)
+    )
 
 
 def setup_of(told: Order | Greeting, node: Node) -> Setup:

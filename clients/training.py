@@ -154,8 +154,8 @@ def _run_distillation(
 ) -> dict[str, float]:
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round)
     epochs = [
-        distill(model, shard.base.head, batches, stage, optimiser, shard.compute, generator, present)
-        for batches in shard.epochs(order.settings, order.round)
+        distill(model, lessons, stage, optimiser, shard.compute, generator, present)
+        for lessons in shard.lessons(order.settings, order.round)
     ]
     return mean(epochs)
 

@@ -71,6 +71,9 @@ class Data(_Section):
     """The data directory; empty: FED_REBEL_DATA, else the platform's cache directory."""
     flip: bool = True
     """Mirror training images at random where the data set allows it. False for data of your own (letters, arrows)."""
+    views: Annotated[int, Field(ge=0, le=100)] = 0
+    """So many fixed views of an image, one an epoch in turn: as it is, and random crops; what the frozen Head says of
+    them is kept (1 GiB a process at most). 0: a new crop at each step."""
 
 
 class PartitionSettings(_Section):

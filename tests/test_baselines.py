@@ -289,7 +289,7 @@ def test_the_answers_are_those_of_the_client_s_own_and_the_shared_tensors(runs):
     predictions = pd.read_parquet(federated.run.path / "predictions.parquet")
     for shard in setup.partition.shards:
         tensors = federated.run.shared() | private(federated.run, shard.client)
-        images = augment.batch(setup.dataset.test.images[shard.test], setup.dataset.normalisation, None, False)
+        images = augment.batch(setup.dataset.test.images[shard.test], setup.dataset.normalisation)
         with torch.inference_mode(), setup.compute.autocast():
             logits = torch.func.functional_call(setup.base.eval(), tensors, images)
         own = predictions[(predictions["client"] == shard.client) & (predictions["split"] == "test")]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fed_rebel import datasets
 from fed_rebel.datasets import glyphs100, images, own
-from fed_rebel.datasets.augment import batch
+from fed_rebel.datasets.augment import Crops, batch
 from fed_rebel.datasets.images import Dataset, Form, Normalisation, Split
 
 REAL = os.environ.get("FED_REBEL_DATA")  # the fixture `cache` takes it away
@@ -570,7 +570,7 @@ def slow(pixels, normalisation, rng, flip):
 @settings(max_examples=20, deadline=None)
 def test_augmentation_is_that_of_a_slow_loop(count, seed, flip):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    fast = batch(pixels, NORMALISATION, np.random.default_rng(seed), flip)
+    fast = batch(pixels, NORMALISATION, Crops.draw(np.random.default_rng(seed), count, flip))
     expected = slow(pixels, NORMALISATION, np.random.default_rng(seed), flip)
     np.testing.assert_allclose(fast, expected, atol=2e-6)
 
@@ -581,7 +581,7 @@ def test_crops_and_mirrors_are_uniform():
     pixels[..., 0] = np.arange(100, 132)[:, None]
     pixels[..., 1] = np.arange(100, 132)
     plain = Normalisation((0, 0, 0), (1 / 255, 1 / 255, 1 / 255))
-    out = batch(np.repeat(pixels, 16_200, 0), plain, np.random.default_rng(0), flip=True)
+    out = batch(np.repeat(pixels, 16_200, 0), plain, Crops.draw(np.random.default_rng(0), 16_200, flip=True))
     centre = out[:, :2, 16, 16].round().int().numpy()
     mirrored = (out[:, 1, 16, 17] < out[:, 1, 16, 16]).numpy()
     top, left = centre[:, 0] - 112, centre[:, 1] - 112 + mirrored
@@ -591,22 +591,24 @@ def test_crops_and_mirrors_are_uniform():
     assert abs(mirrored.mean() - 0.5) < 0.02
 
 
-def test_without_a_generator_nothing_is_random():
+def test_without_crops_an_image_stays_as_it_is():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     pixels.flags.writeable = False
-    out = batch(pixels, NORMALISATION, None, flip=True)
+    out = batch(pixels, NORMALISATION)
     expected = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
     np.testing.assert_allclose(out.permute(0, 2, 3, 1), expected, atol=2e-6)
     assert out.dtype == torch.float32
     assert out.shape == (5, 3, 32, 32)
     assert out.is_contiguous(memory_format=torch.channels_last)
-    assert batch(pixels[:0], NORMALISATION, np.random.default_rng(0), flip=True).shape == (0, 3, 32, 32)
+    assert batch(pixels[:0], NORMALISATION, Crops.draw(np.random.default_rng(0), 0, flip=True)).shape == (0, 3, 32, 32)
 
 
 def test_augmentation_leaves_its_images_alone_and_follows_its_generator():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     before = pixels.copy()
-    one, two, three = (batch(pixels, NORMALISATION, np.random.default_rng(s), flip=True) for s in (1, 1, 2))
+    one, two, three = (
+        batch(pixels, NORMALISATION, Crops.draw(np.random.default_rng(s), 8, flip=True)) for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(pixels, before)
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
@@ -618,5 +620,5 @@ def test_augmentation_is_fast():
     rng = np.random.default_rng(0)
     started = time.process_time()
     for i in range(0, 2_000, 100):
-        batch(pixels[i : i + 100], NORMALISATION, rng, flip=True)
+        batch(pixels[i : i + 100], NORMALISATION, Crops.draw(rng, 100, flip=True))
     assert 2_000 / (time.process_time() - started) > 15_000

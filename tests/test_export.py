@@ -39,7 +39,7 @@ def expected(finished):
     images = own_test_images(path, CLIENT)[1].images[:40]
     device, server = device_part(path, CLIENT), server_part(path)
     with torch.no_grad():
-        code = device.head1(augment.batch(images, device.normalisation, None, False)).mu
+        code = device.head1(augment.batch(images, device.normalisation)).mu
         own = answer(device.early.class_scores(code.flatten(1)))
         logits = server.network(device.code(code))
         confidence, label = logits.softmax(1).max(1)

@@ -18,7 +18,7 @@ from fed_rebel.model.resnet import build_base_model
 from fed_rebel.settings import Loss
 from fed_rebel.training.batches import one_cycle
 from fed_rebel.training.compute import Compute
-from fed_rebel.training.losses import JointLoss, finetuning_loss, joint_loss
+from fed_rebel.training.losses import JointLoss, finetuning_loss, joint_loss, mimic_loss
 from fed_rebel.training.stages import Distillation, FineTuning, batch_norm_statistics, distill, finetune, noise
 
 CLASSES, COMPONENTS, BATCH = 4, 2, 3
@@ -77,6 +77,19 @@ def test_eq_1_is_the_squared_difference_a_mean_over_elements():
     loss, *_, features, target = terms()
     squares = [(a - b) ** 2 for a, b in zip(features.flatten().tolist(), target.flatten().tolist(), strict=True)]
     assert loss.mimic.item() == pytest.approx(sum(squares) / len(squares), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_eq_1_s_gradient_is_torch_s_and_lies_in_memory_as_the_features_do(precision):
+    like = {"memory_format": torch.channels_last}
+    features, target = (normal(BATCH, 5, 16, 16, seed=seed).to(precision, **like) for seed in (4, 5))
+    gradients = []
+    for loss in (mimic_loss, lambda a, b: nn.functional.mse_loss(a.float(), b.float())):
+        leaf = features.clone().requires_grad_()
+        (3 * loss(leaf, target)).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].is_contiguous(**like)
 
 
 def test_eq_3_is_the_smallest_divergence_over_the_true_class_s_components():
@@ -153,9 +166,15 @@ def changed_parts(model, before):
     return {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
+def lessons(base, *batches):
+    with torch.no_grad():
+        return [(images, labels, base.head(images)) for images, labels in batches]
+
+
 def run_distill(model, base, trained, *, update_statistics=False, weights=LOSS, task=0.0, seed=0):
     stage = Distillation(trained, 1e-2, 1e-2, weights, update_statistics, task)
-    return distill(model, base.head, [a_batch(1), a_batch(2)], stage, stage.optimiser(model), CPU, generator(seed))
+    taught = lessons(base, a_batch(1), a_batch(2))
+    return distill(model, taught, stage, stage.optimiser(model), CPU, generator(seed))
 
 
 @pytest.mark.parametrize(
@@ -222,9 +241,8 @@ def test_distillation_lowers_its_loss():
     model, base = a_model()
     stage = Distillation(("head1", "head2", "early"), 3e-3, 1e-2, Loss(), update_statistics=False)
     optimiser = stage.optimiser(model)
-    losses = [
-        distill(model, base.head, [a_batch(1)], stage, optimiser, CPU, generator(0))["loss_early"] for _ in range(8)
-    ]
+    taught = lessons(base, a_batch(1))
+    losses = [distill(model, taught, stage, optimiser, CPU, generator(0))["loss_early"] for _ in range(8)]
     assert losses[-1] < losses[0]
 
 

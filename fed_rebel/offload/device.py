@@ -132,7 +132,7 @@ def hello(part: DevicePart, tell_prior: bool) -> Hello:
 
 def look(part: DevicePart, images: NDArray[np.uint8]) -> Look:
     """What the device makes of images, uint8 [B, 32, 32, 3], alone: as `training.predict.observe`."""
-    pixels = augment.batch(images, part.normalisation, None, False).to(part.compute.device)
+    pixels = augment.batch(images, part.normalisation).to(part.compute.device)
     with torch.inference_mode():
         with part.compute.autocast():
             posterior = part.head1(pixels)

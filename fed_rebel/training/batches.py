@@ -17,18 +17,32 @@ def training_batches(
     stop = len(order) - len(order) % size if drop_last else len(order)
     for start in range(0, stop, size):
         chosen = order[start : start + size]
-        images = augment.batch(dataset.train.images[chosen], dataset.normalisation, rng, dataset.flip)
+        crops = augment.Crops.draw(rng, len(chosen), dataset.flip)
+        images = augment.batch(dataset.train.images[chosen], dataset.normalisation, crops)
         yield images, from_numpy(dataset.train.labels[chosen])
 
 
 def evaluation_batches(
-    dataset: Dataset, split: Split, indices: np.ndarray, size: int = 500
+    dataset: Dataset, split: Split, indices: np.ndarray, size: int = 500, view: augment.Crops | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised batches of a split's images, in the order of `indices`: as `training_batches`, nothing augmented."""
+    """Normalised batches of a split's images, in the order of `indices`: as `training_batches`, but nothing is drawn.
+
+    With a `view`, which has a crop for every image of the split, the images are cropped as it says.
+    """
     for start in range(0, len(indices), size):
         chosen = indices[start : start + size]
-        images = augment.batch(split.images[chosen], dataset.normalisation, None, False)
+        crops = None if view is None else view[chosen]
+        images = augment.batch(split.images[chosen], dataset.normalisation, crops)
         yield images, from_numpy(split.labels[chosen])
+
+
+def fixed_view(dataset: Dataset, seed: int, number: int) -> augment.Crops | None:
+    """How every training image is cropped in one of its fixed views: number 0 is the image as it is, the others are
+    drawn from the run's seed."""
+    if number == 0:
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number], spawn_key=tuple(b"view")))
+    return augment.Crops.draw(rng, len(dataset.train), dataset.flip)
 
 
 def on_cycle(

@@ -47,8 +47,7 @@ def take_up(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors
     parameters = dict(model.named_parameters())
     for place, value in tensor_file.part(_kind(optimiser), tensors).items():
         name, what = place.rsplit(".", 1)
-        # Adam keeps its count of steps on the CPU.
-        optimiser.state[parameters[name]][what] = value.to(parameters[name].device) if value.ndim else value
+        optimiser.state[parameters[name]][what] = value.to(parameters[name].device)
 
 
 def _kind(optimiser: torch.optim.Optimizer) -> str:

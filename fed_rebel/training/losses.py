@@ -1,9 +1,11 @@
 """The three losses of ReBEL's joint training (Eq. 1, 3, 4, 5) and the one of fine-tuning."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 
 from fed_rebel.early import EarlyClassifier
 from fed_rebel.model.heads import Posterior
@@ -46,10 +48,33 @@ def joint_loss(
         present: bool [C]; the early loss leaves the other classes out of the mixture's denominator.
     """
     return JointLoss(
-        mimic=mse_loss(features.float(), target.float()),
+        mimic=mimic_loss(features, target),
         regularisation=early.kl(posterior.mu.flatten(1), posterior.log_var.flatten(1), labels).mean(),
         early=early.loss(code.flatten(1), labels, present),
     )
+
+
+def mimic_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of two tensors of the same shape and type, float32; the target gets no gradient (Eq. 1).
+
+    torch's `mse_loss` gives back a gradient that is not channels_last whatever it was given, and the backward of all of
+    Head2 then works across memory.
+    """
+    loss: Tensor = _Mimic.apply(features, target)
+    return loss
+
+
+class _Mimic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
+        difference = features - target
+        ctx.save_for_backward(difference)
+        return difference.float().square().mean()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradient * (2 / difference.numel())), None
 
 
 def finetuning_loss(logits: Tensor, labels: Tensor, log_shares: Tensor | None) -> Tensor:

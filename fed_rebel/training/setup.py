@@ -20,6 +20,7 @@ from fed_rebel.training.allocation import keep_freed_memory
 from fed_rebel.training.base import EpochDone
 from fed_rebel.training.compute import Compute, choose_compute
 from fed_rebel.training.pretrained import base_model
+from fed_rebel.training.teacher import Teacher
 from partitions import Partition, Shard, deal, hold_out, label_histogram
 
 
@@ -31,6 +32,11 @@ class Setup:
     partition: Partition
     base: BaseModel
     compute: Compute
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The base model's Head."""
+        return Teacher.of(self.base.head, self.compute)
 
     @property
     def base_fingerprint(self) -> str:

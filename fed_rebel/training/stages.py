@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fed_rebel.model.rebel import SHARED, Rebel
-from fed_rebel.model.resnet import BaseModel, Head
+from fed_rebel.model.resnet import BaseModel
 from fed_rebel.settings import Loss
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.losses import JointLoss, finetuning_loss, joint_loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images [B, 3, 32, 32] and labels [B]."""
+Lessons = Iterable[tuple[Tensor, Tensor, Tensor]]
+"""Images and labels, and what the frozen Head says of the images: features [B, channels, 16, 16]."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Distillation:
             }
             for part in self.trained
         ]
-        return torch.optim.Adam(groups)
+        return torch.optim.Adam(groups, fused=True)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,7 @@ class FineTuning:
 
 def distill(
     model: Rebel,
-    head: Head,
-    batches: Batches,
+    lessons: Lessons,
     stage: Distillation,
     optimiser: torch.optim.Optimizer,
     compute: Compute,
@@ -73,11 +75,9 @@ def distill(
     """Train on the joint loss with the frozen Head as the target (Sec. IV-C). Gives the mean of each term."""
     _prepare(model, stage.trained, stage.update_statistics)
     totals: list[Tensor] = []
-    for images, labels in batches:
-        images, labels = images.to(compute.device), labels.to(compute.device)
+    for images, labels, target in lessons:
+        images, labels, target = (tensor.to(compute.device) for tensor in (images, labels, target))
         with compute.autocast():
-            with torch.no_grad():
-                target = head(images)
             posterior = model.head1(images)
             code = model.draw(posterior, generator)
             features = model.head2(code)

@@ -19,6 +19,7 @@ from fed_rebel.training import checkpoint
 from fed_rebel.training.batches import evaluation_batches, on_cycle, training_batches
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.stages import Distillation, FineTuning, distill, finetune, noise
+from fed_rebel.training.teacher import Teacher
 
 EpochDone = Callable[[str, int, int, dict[str, float]], None]
 """Called after each epoch with the stage, the epoch (from 1), the number of epochs, and the mean losses."""
@@ -92,7 +93,10 @@ def train_warm_start(
     `partial`, from which an interrupted training goes on; the result is the same as without the interruption.
     """
     warm, seed = settings.warm_start, settings.seed
-    model = compute.place(build_model(settings, base, len(dataset.classes), seed))
+    model, teacher = (
+        compute.place(build_model(settings, base, len(dataset.classes), seed)),
+        Teacher.of(base.head, compute),
+    )
     joint = Distillation(
         trained=("head1", "head2", "early", "tail"),
         rate=warm.learning_rate,
@@ -107,7 +111,7 @@ def train_warm_start(
     for epoch in range(done, warm.epochs):
         batches = _scheduled(dataset, indices, settings, _Purpose.DISTILL, epoch, warm.epochs, adam)
         generator = noise(compute.device, seed, _Purpose.DISTILL, epoch)
-        losses = distill(model, base.head, batches, joint, adam, compute, generator)
+        losses = distill(model, teacher.lessons(batches), joint, adam, compute, generator)
         if epoch + 1 == warm.epochs:
             fit_code(model, dataset, indices, compute)
         checkpoint.save(partial, model, optimisers, epoch + 1)

@@ -24,7 +24,7 @@ from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, s
 KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
 """The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
 POLL_SECONDS = 0.05
-"""The longest pause before the next look for replies; it is a tenth of the time since the last one came."""
+"""The longest pause before the next look for replies; it is a fifth of the time since the last one came."""
 WAIT_FOR_NODES_SECONDS = 120.0
 WAIT_FOR_GREETINGS_SECONDS = 1800.0
 """An actor that is greeted for the first time starts a process and imports torch: minutes on a busy machine."""
@@ -242,7 +242,7 @@ def _send(grid: Grid, contents: Mapping[int, RecordDict], kind: str, stop: Event
             yield message
         if arrived:
             last_came = time.monotonic()
-        elif stop.wait(min(max(0.001, (time.monotonic() - last_came) / 10), POLL_SECONDS)):
+        elif stop.wait(min(max(0.001, (time.monotonic() - last_came) / 5), POLL_SECONDS)):
             raise RunFailed("the engine ended while clients were at work")
 
 

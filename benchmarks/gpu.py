@@ -3,6 +3,7 @@
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -22,42 +23,30 @@ TRAINING_ROUNDS = 3
 """Distillation, the private pass and fine-tuning: each passes over every client's images once."""
 KINDS = {"gmc-diag": 640, "gmc": 320}
 """Images a client."""
-AT_ONCE = (4, 10)
+AT_ONCE = (2, 5)
 ASK = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200")
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool) -> Iterator[Row]:
     """Images a second of the rounds that train; quick is the same on whatever there is, with tiny networks."""
     if not (quick or torch.cuda.is_available()):
-        return [Row("paper preset on a GPU", "a hand-written loop", note="was not run: torch sees no CUDA device here")]
-    found, device = [], torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
+        yield Row("paper preset on a GPU", "a hand-written loop", note="was not run: torch sees no CUDA device here")
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("gmc-diag",) if quick else KINDS:
-            settings = _paper(Path(folder), kind, quick)
+            settings, watch = _paper(Path(folder), kind, quick), Busy()
             images = TRAINING_ROUNDS * settings.partition.clients * settings.partition.samples
-            watch = Busy()
             run_inline(settings, Path(folder) / kind, watch)
             inline, bare = sum(watch.seconds[1:-1]), _by_hand(settings)
             size = f"{settings.partition.clients} clients of {settings.partition.samples} images"
-            what = f"{settings.base.backbone}, {kind}, {size}, {TRAINING_ROUNDS} rounds"
+            name = f"on {device}: {settings.base.backbone}, {kind}, {size}, {TRAINING_ROUNDS} rounds"
             note = f"{images / inline:,.0f} images/s, by hand {images / bare:,.0f}{watch}"
-            found.append(
-                Row(f"on {device}: {what}, inline", "a hand-written loop of its steps", None, inline, bare, note=note)
-            )
+            yield Row(f"{name}, inline", "a hand-written loop of its steps", None, inline, bare, note=note)
             for at_once in () if quick else AT_ONCE:
                 took = _on_ray(settings, Path(folder) / f"{kind}-{at_once}", at_once)
                 note = f"{images / took:,.0f} images/s"
-                found.append(
-                    Row(
-                        f"on {device}: {what}, {at_once} at once on Ray",
-                        "one at a time, inline",
-                        None,
-                        took,
-                        inline,
-                        note=note,
-                    )
-                )
-    return found
+                yield Row(f"{name}, {at_once} at once on Ray", "one at a time", None, took, inline, note=note)
 
 
 def _paper(folder: Path, kind: str, quick: bool) -> Settings:

@@ -24,7 +24,6 @@ COLUMNS = {
     "balanced_acc": "own heads",
     "remote_acc": "remote",
     "remote_acc_prior": "remote + prior",
-    "local_acc": "local",
     "overall_acc": "overall",
 }
 
@@ -44,7 +43,8 @@ def main(paths: Iterable[str]) -> None:
         usual = own[own["name"] == USUAL].set_index("seed")
         print(f"\n{partition}, Gini {own['gini'].mean():.3f}\n")
         print("| | seeds | " + " | ".join(COLUMNS.values()) + " |\n|" + " --- |" * (2 + len(COLUMNS)))
-        for name, of_name in own.groupby("name", sort=False):
+        best_first = sorted(own.groupby("name"), key=lambda named: -named[1]["shared"].mean())
+        for name, of_name in best_first:
             cells = [_cell(of_name.set_index("seed")[column], usual[column]) for column in COLUMNS]
             print(f"| {name} | {len(of_name)} | " + " | ".join(cells) + " |")
 

@@ -235,10 +235,17 @@ def test_the_written_out_gradient_passes_gradcheck(spread_shape, parameterisatio
             spread = factor.square() + 0.1 if factor.ndim == 2 else factor @ factor.mT
         if parameterisation == "precision":
             return PrecisionEnergy.apply(y, spread, means, scale, groups)
-        return GaussianEnergy.apply(y, spread, means, scale, *invert(scale, 3), groups)
+        return GaussianEnergy.apply(y, spread, means, scale, *invert(scale, 3, at_once=1), groups)
 
     factor = None if spread_shape is None else random(5, *spread_shape)
     assert torch.autograd.gradcheck(energy, (y, factor, means, scale))
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_inverses_do_not_depend_on_how_many_classes_are_inverted_at_once(at_once):
+    scale = codes(6, 10).double().view(3, 2, 10)
+    for one_by_one, together in zip(invert(scale, 4, at_once=1), invert(scale, 4, at_once), strict=True):
+        torch.testing.assert_close(one_by_one, together, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 7, 8])

@@ -14,19 +14,20 @@ Inverses = tuple[Tensor, Tensor]
 """Sigma^-1 [C, K, d, d] and log |Sigma| [C, K]."""
 
 
-def invert(scale: Tensor, dimensions: int) -> Inverses:
-    """Invert every Sigma = L^T L + I, given the packed L [C, K, d (d + 1) / 2], one class at a time."""
+def invert(scale: Tensor, dimensions: int, at_once: int) -> Inverses:
+    """Invert every Sigma = L^T L + I, given the packed L [C, K, d (d + 1) / 2], so many classes at once."""
     # Outside inference mode, whose tensors a later training step could not use.
     with torch.inference_mode(False), torch.no_grad():
         inverses = scale.new_empty(*scale.shape[:2], dimensions, dimensions)
         log_det = scale.new_empty(scale.shape[:2])
-        for c, packed in enumerate(scale.detach()):
-            sigma = Triangles.unpack(packed, dimensions).gram()
+        for c in range(0, len(scale), at_once):
+            classes = slice(c, c + at_once)
+            sigma = Triangles.unpack(scale[classes].detach().flatten(0, 1), dimensions).gram()
             sigma.diagonal(dim1=1, dim2=2).add_(1)
             # Transposed, the symmetric matrices lie column by column, as LAPACK wants them.
             cholesky = torch.linalg.cholesky(sigma.mT)
-            inverses[c] = torch.cholesky_inverse(cholesky).mT
-            log_det[c] = 2 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
+            inverses[classes] = torch.cholesky_inverse(cholesky).mT.view_as(inverses[classes])
+            log_det[classes] = 2 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1).view(-1, scale.shape[1])
         return inverses, log_det
 
 
@@ -117,7 +118,8 @@ class GMCFull(TriangularMixture):
         last_rows = self.scale.detach()[..., -self.dimensions :]
         if self._kept is None or self._kept[0] != version or not torch.equal(self._kept[1], last_rows):
             self._kept = None  # room for the new one: it is the largest tensor here
-            self._kept = version, last_rows.clone(), invert(self.scale, self.dimensions)
+            at_once = len(self.scale) if self.scale.is_cuda else 1  # a CPU has one in its cache, a GPU waits for calls
+            self._kept = version, last_rows.clone(), invert(self.scale, self.dimensions, at_once)
         return self._kept[2]
 
     def _grouped_energies(self, y: Tensor, spread: Tensor | None, groups: Groups) -> Tensor:

@@ -74,9 +74,13 @@ class Clients:
     """Whether the clients keep on disks of their own what is private, rather than in the run directory."""
     stop: Event
     """Set where the engine has ended, so that nobody waits for replies that will not come."""
+    most: int | None
+    """Of how many a reply is awaited at the same time, where the engine has fewer places than there are clients."""
 
     @classmethod
-    def find(cls, grid: Grid, greeting: Greeting, stop: Event, all_needed: bool = True) -> "Clients":
+    def find(
+        cls, grid: Grid, greeting: Greeting, stop: Event, all_needed: bool = True, most: int | None = None
+    ) -> "Clients":
         """All clients, once they are connected; where not `all_needed`, those that are after a while.
 
         Raises `RunFailed` where they do not come, or are not of this run.
@@ -92,7 +96,7 @@ class Clients:
                 )
             time.sleep(POLL_SECONDS)
         record = greeting.to_record()
-        answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_GREETINGS_SECONDS))
+        answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_GREETINGS_SECONDS, most))
         refused = [_last_line(message.error.reason) for message in answers if message.has_error()]
         hellos = {
             message.metadata.src_node_id: Hello.from_record(message.content)
@@ -114,6 +118,7 @@ class Clients:
             {hello.client: hello.samples for hello in hellos.values()},
             own_disks.pop(),
             stop,
+            most,
         )
 
     def exchange(
@@ -153,7 +158,7 @@ class Clients:
                     means[forms[client]].add(good[client])
                     good[client] = replace(good[client], tensors={}, beside={})
 
-        for message in _send(self.grid, contents, kind, self.stop, timeout):
+        for message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
             replied()
             client = client_of[message.metadata.src_node_id]
             if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
@@ -225,17 +230,19 @@ class Clients:
         return (STATE_SUM if self.own_disks else STATE,) if order.stage in STARTS else ()
 
 
-def _send(grid: Grid, contents: Mapping[int, RecordDict], kind: str, stop: Event, timeout: float) -> Iterator[Message]:
+def _send(
+    grid: Grid, contents: Mapping[int, RecordDict], kind: str, stop: Event, timeout: float, most: int | None
+) -> Iterator[Message]:
     """The replies as they come, until all are there or none came for `timeout` seconds: a queue behind few actors is
     waited for."""
     # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
-    waiting = set(
-        grid.push_messages(
-            [Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items()]
-        )
-    )
+    unsent = deque(Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items())
+    waiting: set[str] = set()
     last_came = time.monotonic()
-    while waiting and time.monotonic() - last_came < timeout:
+    while (unsent or waiting) and time.monotonic() - last_came < timeout:
+        room = len(unsent) if most is None else min(len(unsent), most - len(waiting))
+        if room:
+            waiting |= set(grid.push_messages([unsent.popleft() for _ in range(room)]))
         arrived = list(grid.pull_messages(waiting))
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)

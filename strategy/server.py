@@ -54,6 +54,8 @@ class Server:
     watcher: Watcher
     stop: Event = field(default_factory=Event)
     """Set to end the run where it stands; what it has finished is kept."""
+    most: int | None = None
+    """To how many clients messages are under way at the same time, where the engine has fewer places than that."""
 
     def federate(self, grid: Grid) -> None:
         """Run every round that is not finished, then write the results. Raises `RunFailed`, `ValueError`."""
@@ -63,7 +65,7 @@ class Server:
         if done < len(rounds):
             setup = prepare(self.settings)
             greeting = Greeting(self.settings, setup.identity, setup.dataset.form)
-            clients = Clients.find(grid, greeting, self.stop, all_needed=not done)
+            clients = Clients.find(grid, greeting, self.stop, all_needed=not done, most=self.most)
             if self.run.states_elsewhere not in (None, clients.own_disks):
                 raise RunFailed(
                     "its clients' private states are on disks of their own: go on with the command of its deployment"

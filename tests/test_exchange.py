@@ -1,8 +1,9 @@
 """One exchange over a real grid: good replies are used, bad ones are told and left out."""
 
 import math
+import time
 from dataclasses import replace
-from threading import Event
+from threading import Event, Lock
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def edited(record, **changes):
     return RecordDict({key: value for key, value in {**record, **changes}.items() if value is not None})
 
 
-def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False):
+def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False, most=None):
     """Exchange an order with as many clients as there are answers: each a function of the client's number."""
     app = ClientApp()
 
@@ -50,7 +51,7 @@ def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False)
 
     grid = InlineGrid(app, len(answers), at_once=at_once, timeout=timeout)
     try:
-        clients = Clients.find(grid, greeting(len(answers)), Event())
+        clients = Clients.find(grid, greeting(len(answers)), Event(), most=most)
         return clients.exchange(range(len(answers)), order, "train", lambda: None, only_mean=only_mean)
     finally:
         grid.close()
@@ -100,6 +101,23 @@ BAD = {
     ),
     "a tensor of another shape": (lambda client: reply(client, tensors={"head2.bias": torch.zeros(3)}), "head2.bias"),
 }
+
+
+def test_no_more_messages_are_under_way_than_the_engine_has_places_for():
+    lock, working, seen = Lock(), set(), []
+
+    def counts(client):
+        with lock:
+            working.add(client)
+            seen.append(len(working))
+        time.sleep(0.01)
+        with lock:
+            working.discard(client)
+        return reply(client)
+
+    found = exchange([counts] * 9, at_once=9, most=3)
+    assert [good.client for good in found.replies] == list(range(9))
+    assert max(seen) <= 3
 
 
 @pytest.mark.parametrize("place", [0, 2])

@@ -1,8 +1,9 @@
-"""Time and memory as the same images are dealt to more clients."""
+"""Time and memory as clients, images, rounds and parameters grow."""
 
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,24 +12,46 @@ from benchmarks.timing import python
 
 CLIENTS = (10, 100, 1000)
 IMAGES, BATCH = 10_000, 10
+ROUNDS = ("rounds.distill=1", "rounds.finetune=2")
+"""The last is evaluated on the whole test set, and is not run."""
+FEW = (10, 100)
+"""Clients and images a client to which the others are compared."""
+GROWN = {
+    "4 times the images": (10, 400, *ROUNDS),
+    "4 times the rounds": (10, 100, "rounds.distill=7", "rounds.finetune=5"),
+    "9 times the parameters (resnet18, in place of the thin resnet20)": (
+        10,
+        100,
+        *ROUNDS,
+        "base.backbone=resnet18",
+        "base.weights={weights}",
+        "warm_start.weights=none",
+    ),
+}
 
 
-def rows(quick: bool) -> list[Row]:
-    """Each in a process of its own: the same number of the same steps."""
+def rows(quick: bool) -> Iterator[Row]:
+    """Each in a process of its own: the same number of the same steps on more clients, then more of all else."""
     numbers, images = ((2, 4), 80) if quick else (CLIENTS, IMAGES)
-    found = {clients: _measure(clients, images) for clients in numbers}
+    found = {clients: _measure(clients, images // clients, *ROUNDS) for clients in numbers}
     few = numbers[0]
-    made = []
     for clients in numbers[1:]:
         size, against = f"{clients:,} clients of {images // clients} images, batch {BATCH}", f"{few} clients"
         for what, limit, unit in (("rounds", 1.15, "s"), ("private start", None, "s"), ("memory", 1.2, "MB")):
             goal = times(limit) if limit else None
-            made.append(Row(f"{what}, {size}", against, goal, found[clients][what], found[few][what], unit))
-    return made
+            yield Row(f"{what}, {size}", against, goal, found[clients][what], found[few][what], unit)
+    if quick:
+        return
+    small = _measure(*FEW, *ROUNDS)
+    against = f"{FEW[0]} clients of {FEW[1]} images, 3 rounds"
+    for what, (clients, samples, *changes) in GROWN.items():
+        grown = _measure(clients, samples, *changes)
+        yield Row(f"rounds, {what}", against, None, grown["rounds"], small["rounds"])
+        yield Row(f"memory, {what}", against, None, grown["memory"], small["memory"], "MB")
 
 
-def _measure(clients: int, images: int) -> dict[str, float]:
-    finished = python(["-m", "benchmarks.scaling", str(clients), str(images // clients)])
+def _measure(clients: int, samples: int, *changes: str) -> dict[str, float]:
+    finished = python(["-m", "benchmarks.scaling", str(clients), str(samples), *changes])
     return json.loads(finished.output.splitlines()[-1]) | {"memory": finished.megabytes}
 
 
@@ -36,6 +59,8 @@ def main() -> None:
     """In a process of its own: one run, and how long its rounds took."""
     import fed_rebel.launch  # noqa: F401 - sets Flower's environment before it is imported
     from benchmarks.federation import Watch, federation, run_inline
+    from fed_rebel import tensor_file
+    from fed_rebel.model.resnet import build_base_model
 
     class UntilTheLast(Watch):
         """Ends the run before its last round, in which every client looks at the whole test set."""
@@ -45,9 +70,13 @@ def main() -> None:
                 raise StopIteration
             super().round_began(number, rounds, stage, messages)
 
-    clients, samples = map(int, sys.argv[1:])
-    settings, watch = federation(clients, samples, f"train.batch_size={BATCH}"), UntilTheLast()
+    clients, samples, *changes = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder, suppress(StopIteration):
+        weights, watch = Path(folder) / "resnet18.safetensors", UntilTheLast()
+        if any("{weights}" in change for change in changes):
+            tensor_file.write(weights, build_base_model("resnet18", classes=100, seed=0).state_dict())
+        changes = [change.format(weights=weights) for change in changes]
+        settings = federation(int(clients), int(samples), f"train.batch_size={BATCH}", *changes)
         run_inline(settings, Path(folder) / "run", watch)
     start, *rounds = watch.seconds
     print(json.dumps({"rounds": sum(rounds), "private start": start}))

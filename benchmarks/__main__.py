@@ -50,15 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         began = time.monotonic()
         try:
-            found = import_module(f"benchmarks.{name}").rows(given.quick)
+            for row in import_module(f"benchmarks.{name}").rows(given.quick):
+                print(f"  {row.name}: {_said(row)}", file=sys.stderr, flush=True)
+                rows.append(row)
         except Exception as error:  # the others are worth having
-            found, failed = [Row(name, "-", note=f"failed: {type(error).__name__}: {error}")], True
-        for row in found:
-            print(f"  {row.name}: {_said(row)}", file=sys.stderr, flush=True)
+            rows.append(Row(name, "-", note=f"failed: {type(error).__name__}: {error}"))
+            failed = True
+            print(f"  {name}: {rows[-1].note}", file=sys.stderr, flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        rows += found
+        write(given.out, rows, about)  # after each: a run may be stopped
     print(markdown(rows, about), end="")
-    write(given.out, rows, about)
     print(f"table: {given.out / 'table.md'}, {given.out / 'table.json'}", file=sys.stderr)
     return int(failed)
 

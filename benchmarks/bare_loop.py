@@ -46,24 +46,25 @@ class BareLoop:
 
     def rounds(self) -> Iterator[Tensors]:
         """Head2 and Tail after each round that trains."""
-        shared = {name: t for name, t in self.start.tensors.items() if name.split(".")[0] in ("head2", "tail")}
+        device = self.setup.compute.device
+        shared = {
+            name: t.to(device) for name, t in self.start.tensors.items() if name.split(".")[0] in ("head2", "tail")
+        }
         private = [self._private_start(shard) for shard in self.setup.partition.shards]
         for step in plan(self.settings)[1:]:
-            sums = {name: torch.zeros(t.shape, dtype=torch.float64) for name, t in shared.items()}
-            samples = torch.tensor([len(shard.train) for shard in self.setup.partition.shards], dtype=torch.float64)
-            for client, (shard, weight) in enumerate(
-                zip(self.setup.partition.shards, samples / samples.sum(), strict=True)
-            ):
+            sums = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in shared.items()}
+            samples = sum(len(shard.train) for shard in self.setup.partition.shards)
+            for client, shard in enumerate(self.setup.partition.shards):
                 self.model.load_parts(private[client] | shared)
                 self._train(shard, step.stage, step.number)
                 if step.stage != "finetune":
                     self._fit_range(shard)
                     private[client] = _copied(self.model.parts("head1", "code", "early"))
                 for name, tensor in self.model.parts(*AVERAGED[step.stage]).items():
-                    sums[name] += weight * tensor.double()
+                    sums[name].add_(tensor, alpha=len(shard.train))
             averaged = {name for name in shared if name.split(".")[0] in AVERAGED[step.stage]}
             fixed = {name for name in averaged if not shared[name].is_floating_point() or _is_statistic(name)}
-            shared |= {name: sums[name].to(shared[name].dtype) for name in averaged - fixed}
+            shared |= {name: (sums[name] / samples).to(shared[name].dtype) for name in averaged - fixed}
             yield dict(shared)
 
     def _private_start(self, shard: Shard) -> Tensors:
@@ -85,6 +86,7 @@ class BareLoop:
             for images, labels in self._batches(
                 shard, np.random.default_rng([settings.seed, shard.client, number, epoch])
             ):
+                images, labels = images.to(setup.compute.device), labels.to(setup.compute.device)
                 if stage == "finetune":
                     with setup.compute.autocast():
                         with torch.no_grad():
@@ -128,11 +130,12 @@ class BareLoop:
         images = data.train.images[shard.train]
         with torch.no_grad(), compute.autocast():
             batches = [augment.batch(images[i : i + 500], data.normalisation) for i in range(0, len(images), 500)]
-            self.model.code.fit(torch.cat([self.model.head1(batch).mu for batch in batches]))
+            self.model.code.fit(torch.cat([self.model.head1(batch.to(compute.device)).mu for batch in batches]))
 
     def _shares(self, labels: np.ndarray) -> Tensor:
         classes = len(self.setup.dataset.classes)
-        return torch.from_numpy(smoothed_shares(np.bincount(labels, minlength=classes))).float()
+        shares = torch.from_numpy(smoothed_shares(np.bincount(labels, minlength=classes)))
+        return shares.float().to(self.setup.compute.device)
 
 
 def _copied(tensors: Tensors) -> Tensors:

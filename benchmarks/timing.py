@@ -45,11 +45,14 @@ def threads(number: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended well."""
+    """A process that ended."""
 
     seconds: float
+    """From its start."""
     megabytes: float
     """The most that its memory was."""
+    cpu_seconds: float
+    """Of its own, without the processes that it started."""
     output: str
 
 
@@ -57,14 +60,19 @@ def python(arguments: Sequence[str | Path], environment: dict[str, str] | None =
     """Run this Python with arguments, to its end. Raises `RuntimeError` with the last it said where it fails."""
     began = time.perf_counter()
     process = start(arguments, environment)
+    ended = wait(process, began)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(map(str, arguments))[:200]}: status {process.returncode}: {ended.output[-500:]}")
+    return ended
+
+
+def wait(process: "subprocess.Popen[str]", began: float) -> Finished:
+    """The end of a process that `start` started."""
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
-    took = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, arguments))[:200]}: status {process.returncode}: {output[-500:]}")
-    return Finished(took, used.ru_maxrss / 1024, output)
+    return Finished(time.perf_counter() - began, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, output)
 
 
 def start(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":

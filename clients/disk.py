@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-import torch
 
 from fed_rebel import files, tensor_file
 from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM, private_file
@@ -135,7 +134,6 @@ def _sum(content: bytes) -> str:
 
 
 def _finite(tensors: Tensors) -> Tensors:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"private tensor {name}: not finite")
+    if wrong := tensor_file.not_finite(tensors):
+        raise ValueError(f"private tensor {wrong}: not finite")
     return tensors

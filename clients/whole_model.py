@@ -1,7 +1,5 @@
 """A client's side of the baselines without an early exit, which train the whole base model."""
 
-import copy
-
 import torch
 
 from clients.disk import Files
@@ -9,6 +7,7 @@ from clients.shard import ClientShard
 from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state
 from clients.training import mean, prepared, statistics_move
 from fed_rebel.model.resnet import BaseModel
+from fed_rebel.model.twin import twin
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
 from fed_rebel.training.stages import FineTuning, train_whole
@@ -25,7 +24,7 @@ def train(order: Order, shard: ClientShard) -> Reply:
 def restore(order: Order, shard: ClientShard) -> tuple[BaseModel, Tensors]:
     """The client's model, the base model with the client's own tensors and the shared ones of the order, and what else
     it has kept."""
-    model = copy.deepcopy(shard.base)
+    model = twin(shard.base)
     start, kept = model.state_dict(), shard.disk.load()
     own = {name: tensor for name, tensor in kept.items() if name in start}
     model.load_state_dict(start | own | order.tensors)

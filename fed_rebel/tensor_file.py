@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -54,6 +55,15 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with a number that is not finite, None where there is none."""
+    for name, tensor in tensors.items():
+        # Numbers that are not all finite have no finite sum, which takes a tenth of the time of isfinite and its masks.
+        if tensor.is_floating_point() and not isfinite(tensor.sum()) and not tensor.isfinite().all():
+            return name
+    return None
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

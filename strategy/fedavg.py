@@ -61,7 +61,8 @@ class FedAvg:
     def at_client(
         self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, beside: Tensors, kept: Tensors
     ) -> AtClient:
-        """This strategy at a client, with what the server sent beside and what the client kept of the round before."""
+        """This strategy at a client, with what the server sent beside, which is not to be written to, and what the
+        client kept of the round before."""
         return AtClient(parameters, optimiser)
 
     def aggregate(self, current: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:

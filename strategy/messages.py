@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import cast
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fed_rebel.datasets import Form
 from fed_rebel.settings import Scalar, Settings
-from fed_rebel.tensor_file import Tensors
+from fed_rebel.tensor_file import Tensors, not_finite
+from strategy.arrays import from_arrays, to_arrays
 
 NO_SPACE = 1000
 """The code of a Flower error: the client's disk is full, which is no fault of its own."""
@@ -94,8 +94,8 @@ class Order:
             {
                 "order": ConfigRecord(dict(about)),
                 "settings": ConfigRecord(dict(self.settings.flat())),
-                "tensors": ArrayRecord(self.tensors),
-                "beside": ArrayRecord(self.beside),
+                "tensors": to_arrays(self.tensors),
+                "beside": to_arrays(self.beside),
             }
         )
 
@@ -112,8 +112,8 @@ class Order:
             stage=Stage(str(about["stage"])),
             early_seed=cast(int, about["early_seed"]),
             last=bool(about["last"]),
-            tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
-            beside=dict(record.array_records["beside"].to_torch_state_dict()),
+            tensors=from_arrays(record.array_records["tensors"]),
+            beside=from_arrays(record.array_records["beside"]),
             state=str(about["state"]),
             form=Form.from_json(str(about["form"])) if about["form"] else None,
         )
@@ -145,9 +145,6 @@ class Reply:
             raise ValueError(f"samples = {self.samples}: client {self.client} has no images; at least 1")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight = {self.weight} of client {self.client}: allowed: finite, above 0")
-        for name, tensor in (self.tensors | self.beside).items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"tensor {name} of client {self.client}: not finite")
         for name, loss in self.losses.items():
             if not math.isfinite(loss):
                 raise ValueError(f"{name} of client {self.client}: not finite")
@@ -160,8 +157,8 @@ class Reply:
                 "reply": MetricRecord({"client": self.client, "samples": self.samples, "weight": self.weight}),
                 "losses": MetricRecord(dict(self.losses)),
                 "label_counts": MetricRecord({"counts": list(self.label_counts)} if self.label_counts else {}),
-                "tensors": ArrayRecord(self.tensors),
-                "beside": ArrayRecord(self.beside),
+                "tensors": to_arrays(self.tensors),
+                "beside": to_arrays(self.beside),
                 **files,
             }
         )
@@ -172,18 +169,21 @@ class Reply:
         try:
             numbers = record.metric_records["reply"]
             counts = cast("list[int]", record.metric_records["label_counts"].get("counts", []))
-            return cls(
+            reply = cls(
                 client=cast(int, numbers["client"]),
                 samples=cast(int, numbers["samples"]),
-                tensors=dict(record.array_records["tensors"].to_torch_state_dict()),
+                tensors=from_arrays(record.array_records["tensors"]),
                 losses=cast("dict[str, float]", dict(record.metric_records["losses"])),
                 label_counts=tuple(counts),
                 weight=cast(float, numbers["weight"]),
-                beside=dict(record.array_records["beside"].to_torch_state_dict()),
+                beside=from_arrays(record.array_records["beside"]),
                 files=cast("dict[str, bytes]", dict(record.config_records.get("files", {}))),
             )
         except KeyError as error:
             raise ValueError(f"its reply has no {error}") from None
+        if wrong := not_finite(reply.tensors | reply.beside):
+            raise ValueError(f"tensor {wrong} of client {reply.client}: not finite")
+        return reply
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import io
 import json
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,12 +18,13 @@ from flwr.serverapp import Grid
 from fed_rebel import files
 from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM
 from fed_rebel.training.setup import measure
+from strategy.averaging import Mean
 from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, size
 
 KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
 """The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
 POLL_SECONDS = 0.05
-"""The longest pause before the next look for replies; after each that comes the pauses begin anew with 1 ms."""
+"""The longest pause before the next look for replies; it is a fifth of the time since the last one came."""
 WAIT_FOR_NODES_SECONDS = 120.0
 WAIT_FOR_GREETINGS_SECONDS = 1800.0
 """An actor that is greeted for the first time starts a process and imports torch: minutes on a busy machine."""
@@ -50,11 +51,14 @@ class Exchange:
     """The good replies of a round in the order of the clients, the faults, and the bytes of the tensors each way."""
 
     replies: list[Reply]
+    """Without their tensors where only their mean is asked for."""
     faults: list[Fault]
     bytes_down: int
     """To each client."""
     bytes_up: Mapping[int, int]
     """From each client with a good reply."""
+    mean: Mean | None = None
+    """Of the good replies, where only it is asked for and they have tensors."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,13 @@ class Clients:
     """Whether the clients keep on disks of their own what is private, rather than in the run directory."""
     stop: Event
     """Set where the engine has ended, so that nobody waits for replies that will not come."""
+    most: int | None
+    """Of how many a reply is awaited at the same time, where the engine has fewer places than there are clients."""
 
     @classmethod
-    def find(cls, grid: Grid, greeting: Greeting, stop: Event, all_needed: bool = True) -> "Clients":
+    def find(
+        cls, grid: Grid, greeting: Greeting, stop: Event, all_needed: bool = True, most: int | None = None
+    ) -> "Clients":
         """All clients, once they are connected; where not `all_needed`, those that are after a while.
 
         Raises `RunFailed` where they do not come, or are not of this run.
@@ -88,7 +96,7 @@ class Clients:
                 )
             time.sleep(POLL_SECONDS)
         record = greeting.to_record()
-        answers = _send(grid, {node: record for node in nodes}, "query", lambda: None, stop, WAIT_FOR_GREETINGS_SECONDS)
+        answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_GREETINGS_SECONDS, most))
         refused = [_last_line(message.error.reason) for message in answers if message.has_error()]
         hellos = {
             message.metadata.src_node_id: Hello.from_record(message.content)
@@ -110,6 +118,7 @@ class Clients:
             {hello.client: hello.samples for hello in hellos.values()},
             own_disks.pop(),
             stop,
+            most,
         )
 
     def exchange(
@@ -119,11 +128,13 @@ class Clients:
         kind: str,
         replied: Callable[[], None],
         states: Mapping[int, str] | None = None,
+        only_mean: bool = False,
     ) -> Exchange:
         """Send one order to some clients and take their replies; files in these go into the order's outbox.
 
         `kind` is `train` or `evaluate`; `states` is the SHA-256 of each client's private state, where they keep them
-        on disks of their own. A reply that does not come, is an error, has numbers that are not finite, or
+        on disks of their own. With `only_mean` no more replies are held than wait for one of a client before theirs. A
+        reply that does not come, is an error, has numbers that are not finite, or
         other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
         `strategy.min_replies` are good, and where the disk that all share is full: the run would end otherwise.
         """
@@ -133,40 +144,55 @@ class Clients:
             for client in whom
             if client in self.nodes
         }
-        messages = _send(self.grid, contents, kind, replied, self.stop, timeout)
-        answers = {message.metadata.src_node_id: message for message in messages}
-        replies: list[Reply] = []
-        faults: list[Fault] = []
-        for client in whom:
-            message = answers.get(self.nodes.get(client, 0))
-            full = message is not None and message.has_error() and message.error.code == NO_SPACE
-            if message is not None and full and not self.own_disks:
+        client_of = {node: client for client, node in self.nodes.items()}
+        faults = {client: "its node is not connected" for client in whom if client not in self.nodes}
+        good: dict[int, Reply] = {}
+        forms: dict[int, Form] = {}
+        bytes_up: dict[int, int] = {}
+        means: defaultdict[Form, Mean] = defaultdict(Mean)
+        turns = deque(sorted(whom))
+
+        def take_turns() -> None:
+            while turns and (turns[0] in good or turns[0] in faults):
+                if (client := turns.popleft()) in good and only_mean:
+                    means[forms[client]].add(good[client])
+                    good[client] = replace(good[client], tensors={}, beside={})
+
+        for message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
+            replied()
+            client = client_of[message.metadata.src_node_id]
+            if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
             try:
-                replies.append(self._good_reply(client, message, order, kind))
+                reply = self._good_reply(client, message, order, kind)
+                forms[client], bytes_up[client] = _form(reply), size(reply.tensors) + size(reply.beside)
+                good[client] = reply
             except ValueError as error:
-                faults.append(Fault(client, str(error)))
-        forms = {reply.client: _form(reply) for reply in replies}
+                faults[client] = str(error)
+            take_turns()
+        silent = f"no reply, engine.timeout = {order.settings.engine.timeout:g} s"
+        faults |= {client: silent for client in whom if client not in good and client not in faults}
+        take_turns()
         alike = Counter(forms.values())
         usual = max(alike, key=lambda form: (alike[form], len(form[0])), default=None)  # of two the fuller one
-        faults += [Fault(r.client, "its reply has another form than most") for r in replies if forms[r.client] != usual]
-        replies = sorted((r for r in replies if forms[r.client] == usual), key=lambda reply: reply.client)
-        faults.sort(key=lambda fault: fault.client)
+        faults |= {client: "its reply has another form than most" for client in good if forms[client] != usual}
+        replies = [good[client] for client in sorted(good) if client not in faults]
         if len(replies) < (wanted := order.settings.strategy.min_replies):
-            first = f"; client {faults[0].client}: {faults[0].reason}" if faults else ""
+            first = f"; client {min(faults)}: {faults[min(faults)]}" if faults else ""
             raise RunFailed(
                 f"round {order.round + 1}: {len(replies) or 'none'} of {len(whom)} clients gave a good reply, "
                 f"strategy.min_replies = {wanted}{first}"
             )
-        bytes_up = {r.client: size(r.tensors) + size(r.beside) for r in replies}
-        return Exchange(replies, faults, size(order.tensors) + size(order.beside), bytes_up)
+        return Exchange(
+            replies,
+            [Fault(client, faults[client]) for client in sorted(faults)],
+            size(order.tensors) + size(order.beside),
+            {reply.client: bytes_up[reply.client] for reply in replies},
+            means[usual] if only_mean and usual and usual[0] else None,
+        )
 
-    def _good_reply(self, client: int, message: Message | None, order: Order, kind: str) -> Reply:
+    def _good_reply(self, client: int, message: Message, order: Order, kind: str) -> Reply:
         """A client's reply to an order. Raises `ValueError` where it cannot be used, whatever is wrong with it."""
-        if client not in self.nodes:
-            raise ValueError("its node is not connected")
-        if message is None:
-            raise ValueError(f"no reply, engine.timeout = {order.settings.engine.timeout:g} s")
         if message.has_error():
             raise ValueError(_last_line(message.error.reason))
         try:
@@ -176,8 +202,11 @@ class Clients:
         if reply.client != client:
             raise ValueError(f"it answers as client {reply.client}")
         for name, tensor in reply.tensors.items():
-            if name not in order.tensors or order.tensors[name].shape != tensor.shape:
-                raise ValueError(f"tensor {name} {tuple(tensor.shape)}: not what it was sent")
+            sent = order.tensors.get(name)
+            if sent is None or (sent.shape, sent.dtype) != (tensor.shape, tensor.dtype):
+                raise ValueError(f"tensor {name} {tuple(tensor.shape)}, {tensor.dtype}: not what it was sent")
+            if name.startswith("early.") and len(reply.label_counts) not in (0, len(tensor)) and tensor.numel():
+                raise ValueError(f"{len(reply.label_counts)} label counts: tensor {name} has {len(tensor)} classes")
         held = {end: _read_file(client, end, content) for end, content in reply.files.items()}
         for end, content in reply.files.items():
             files.replace(Path(order.outbox) / f"{client}{end}", content)
@@ -202,28 +231,26 @@ class Clients:
 
 
 def _send(
-    grid: Grid, contents: Mapping[int, RecordDict], kind: str, replied: Callable[[], None], stop: Event, timeout: float
-) -> list[Message]:
-    """The replies, until all are there or none came for `timeout` seconds: a queue behind few actors is waited for."""
+    grid: Grid, contents: Mapping[int, RecordDict], kind: str, stop: Event, timeout: float, most: int | None
+) -> Iterator[Message]:
+    """The replies as they come, until all are there or none came for `timeout` seconds: a queue behind few actors is
+    waited for."""
     # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
-    waiting = set(
-        grid.push_messages(
-            [Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items()]
-        )
-    )
-    messages, last_came, pause = [], time.monotonic(), 0.001
-    while waiting and time.monotonic() - last_came < timeout:
+    unsent = deque(Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items())
+    waiting: set[str] = set()
+    last_came = time.monotonic()
+    while (unsent or waiting) and time.monotonic() - last_came < timeout:
+        room = len(unsent) if most is None else min(len(unsent), most - len(waiting))
+        if room:
+            waiting |= set(grid.push_messages([unsent.popleft() for _ in range(room)]))
         arrived = list(grid.pull_messages(waiting))
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)
-            replied()
-            last_came, pause = time.monotonic(), 0.001
-        messages += arrived
-        if waiting and not arrived:
-            if stop.wait(pause):
-                raise RunFailed("the engine ended while clients were at work")
-            pause = min(2 * pause, POLL_SECONDS)
-    return messages
+            yield message
+        if arrived:
+            last_came = time.monotonic()
+        elif stop.wait(min(max(0.001, (time.monotonic() - last_came) / 5), POLL_SECONDS)):
+            raise RunFailed("the engine ended while clients were at work")
 
 
 def _addressed(record: RecordDict, state: str) -> RecordDict:

@@ -23,7 +23,7 @@ from strategy.participation import Participation, draw
 from strategy.plan import Round, plan
 from strategy.rebel import Rebel
 from strategy.rounds import KEPT, Clients, Exchange, Fault, RunFailed
-from strategy.strategies import aggregate, strategy_of
+from strategy.strategies import aggregate, strategy_of, takes_the_mean
 from strategy.whole_model import WholeModel
 
 Rows = list[dict[str, Any]]
@@ -54,6 +54,8 @@ class Server:
     watcher: Watcher
     stop: Event = field(default_factory=Event)
     """Set to end the run where it stands; what it has finished is kept."""
+    most: int | None = None
+    """To how many clients messages are under way at the same time, where the engine has fewer places than that."""
 
     def federate(self, grid: Grid) -> None:
         """Run every round that is not finished, then write the results. Raises `RunFailed`, `ValueError`."""
@@ -63,7 +65,7 @@ class Server:
         if done < len(rounds):
             setup = prepare(self.settings)
             greeting = Greeting(self.settings, setup.identity, setup.dataset.form)
-            clients = Clients.find(grid, greeting, self.stop, all_needed=not done)
+            clients = Clients.find(grid, greeting, self.stop, all_needed=not done, most=self.most)
             if self.run.states_elsewhere not in (None, clients.own_disks):
                 raise RunFailed(
                     "its clients' private states are on disks of their own: go on with the command of its deployment"
@@ -94,7 +96,7 @@ class Server:
         if step.stage is Stage.PRIVATE_START:
             method.private_start(state)
 
-        def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors) -> Exchange:
+        def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors, only_mean: bool = False) -> Exchange:
             outbox = self.run.new_outbox(step.number)
             order = Order(
                 settings=self.settings,
@@ -110,7 +112,7 @@ class Server:
                 form=prepare(self.settings).dataset.form if self.settings.partition.kind == "own" else None,
             )
             states = {client: self.run.state_sum(step.number, client) for client in whom} if clients.own_disks else {}
-            exchange = clients.exchange(whom, order, kind, self.watcher.replied, states)
+            exchange = clients.exchange(whom, order, kind, self.watcher.replied, states, only_mean)
             self.run.accept(step.number, outbox, [reply.client for reply in exchange.replies])
             exchange = replace(exchange, faults=[_with_consequence(fault, kind, step) for fault in exchange.faults])
             for fault in exchange.faults:
@@ -119,11 +121,15 @@ class Server:
 
         strategy = strategy_of(self.settings, step.number)
         waiting, memory = late.take(memory, state)
-        trained = ask("train", who.trained, method.sent(step.stage, state), strategy.beside(memory))
+        only_mean = not waiting and not who.late and (step.stage is Stage.WARM_START or takes_the_mean(strategy))
+        trained = ask("train", who.trained, method.sent(step.stage, state), strategy.beside(memory), only_mean)
         rows = _training_rows(step, trained, who)
         of_nobody: dict[str, float] = {}
         on_time = [reply for reply in trained.replies if reply.client not in who.late and reply.tensors]
-        if on_time:
+        if trained.mean is not None:
+            state = trained.mean.of(state)
+            of_nobody |= strategy.numbers()
+        elif on_time:
             come_late = [reply for reply in trained.replies if reply.client in who.late]
             sent = state
             state, memory = aggregate(strategy, sent, waiting + on_time, memory)

@@ -60,6 +60,11 @@ def strategy_of(settings: Settings, round: int) -> FedAvg:
     return found(settings, round)
 
 
+def takes_the_mean(strategy: FedAvg) -> bool:
+    """Whether the strategy asks nothing of the replies but their weighted mean: then none needs to be kept."""
+    return type(strategy).aggregate is FedAvg.aggregate
+
+
 def aggregate(strategy: FedAvg, state: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:
     """The server's tensors after a round, and what the strategy remembers of it; `replies` in any order.
 

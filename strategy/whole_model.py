@@ -1,10 +1,10 @@
 """The baselines without an early exit on the server: the whole base model, all of it shared, all but the last layer,
 or nothing."""
 
-import copy
 from dataclasses import dataclass
 
 from fed_rebel.model.resnet import BaseModel
+from fed_rebel.model.twin import twin
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.predict import accuracy_on_test
@@ -59,6 +59,6 @@ class WholeModel:
         """Of the global model, which `fedavg` alone has."""
         if self.settings.method != "fedavg":
             return None
-        model = copy.deepcopy(self.setup.base)
+        model = twin(self.setup.base)
         model.load_state_dict(model.state_dict() | state)
         return accuracy_on_test(self.setup.compute.place(model).eval(), self.setup.dataset, self.setup.compute)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fed_rebel.early import answer, build
 from fed_rebel.early.gmc_diagonal import GMCDiagonal
-from fed_rebel.early.gmc_full import GaussianEnergy, GMCFull, whiten
+from fed_rebel.early.gmc_full import GaussianEnergy, GMCFull, invert
 from fed_rebel.early.gmc_precision import GMCPrecision, PrecisionEnergy
 from fed_rebel.early.mixture import GaussianMixture
-from fed_rebel.early.triangular import diagonal_places, pack, unpack
+from fed_rebel.early.triangular import Triangles, diagonal_places
 
 KINDS = [("gmc", "covariance"), ("gmc", "precision"), ("gmc-diag", "covariance")]
 CLASSES, COMPONENTS, CODE = 3, 2, 10
@@ -69,6 +69,12 @@ def unpacked(packed: np.ndarray, d: int) -> np.ndarray:
         else:
             lower[half + column - 1 + even, half + row] = value
     return lower
+
+
+def dense(lower: Triangles) -> Tensor:
+    """[K, d, d]"""
+    above = (0, 0, lower.left.shape[2], 0)
+    return torch.cat([lower.left, torch.nn.functional.pad(lower.right.mT, above)], dim=2)
 
 
 def covariance(gmc: GaussianMixture, c: int, k: int) -> np.ndarray:
@@ -228,21 +234,41 @@ def test_the_written_out_gradient_passes_gradcheck(spread_shape, parameterisatio
         if factor is not None:
             spread = factor.square() + 0.1 if factor.ndim == 2 else factor @ factor.mT
         if parameterisation == "precision":
-            return PrecisionEnergy.apply(y, spread, means, scale, diagonal_places(3), groups)
-        return GaussianEnergy.apply(y, spread, means, scale, *whiten(scale, 3), groups)
+            return PrecisionEnergy.apply(y, spread, means, scale, groups)
+        return GaussianEnergy.apply(y, spread, means, scale, *invert(scale, 3, at_once=1), groups)
 
     factor = None if spread_shape is None else random(5, *spread_shape)
     assert torch.autograd.gradcheck(energy, (y, factor, means, scale))
 
 
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_inverses_do_not_depend_on_how_many_classes_are_inverted_at_once(at_once):
+    scale = codes(6, 10).double().view(3, 2, 10)
+    for one_by_one, together in zip(invert(scale, 4, at_once=1), invert(scale, 4, at_once), strict=True):
+        torch.testing.assert_close(one_by_one, together, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 7, 8])
 def test_packing_keeps_every_number_of_a_triangle(dimensions):
-    dense = torch.randn(2, dimensions, dimensions, generator=torch.Generator().manual_seed(0))
-    packed = pack(dense)
+    square, half = codes(2 * dimensions, dimensions).view(2, dimensions, dimensions), (dimensions + 1) // 2
+    packed = Triangles(square[:, :, :half], square[:, half:, half:].mT).pack()
     assert packed.shape == (2, dimensions * (dimensions + 1) // 2)
-    torch.testing.assert_close(unpack(packed, dimensions), dense.tril(), rtol=0, atol=0)
-    np.testing.assert_array_equal(unpacked(array(packed[1]), dimensions), np.tril(array(dense[1])))
-    torch.testing.assert_close(packed[:, diagonal_places(dimensions)], dense.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(dense(Triangles.unpack(packed, dimensions)), square.tril(), rtol=0, atol=0)
+    np.testing.assert_array_equal(unpacked(array(packed[1]), dimensions), np.tril(array(square[1])))
+    torch.testing.assert_close(packed[:, diagonal_places(dimensions)], square.diagonal(dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 7, 8])
+def test_products_of_blocks_are_those_of_the_triangles(dimensions):
+    lower = Triangles.unpack(codes(2, dimensions * (dimensions + 1) // 2).double(), dimensions)
+    plain, x = dense(lower), codes(2 * 5, dimensions).double().view(2, 5, dimensions)
+    symmetric = x.mT @ x
+    torch.testing.assert_close(lower.times(x), x @ plain.mT)
+    torch.testing.assert_close(lower.transposed_times(x), x @ plain)
+    torch.testing.assert_close(lower.gram(), plain.mT @ plain)
+    torch.testing.assert_close(lower.gram_diagonal(), (plain.mT @ plain).diagonal(dim1=1, dim2=2))
+    product = Triangles.unpack(lower.times_symmetric(symmetric).pack(), dimensions)
+    torch.testing.assert_close(dense(product), (plain @ symmetric).tril())
 
 
 @pytest.mark.parametrize("posterior", ["diagonal", "full"])
@@ -255,7 +281,7 @@ def test_the_full_mixtures_gradients_are_those_of_a_naive_implementation(posteri
     gradients = torch.autograd.grad(loss, inputs)
 
     d, r = gmc.dimensions, gmc.projection.matrix
-    lower = unpack(gmc.scale.flatten(0, 1), d).view(CLASSES, COMPONENTS, d, d)
+    lower = dense(Triangles.unpack(gmc.scale.flatten(0, 1), d)).view(CLASSES, COMPONENTS, d, d)
     sigma = lower.mT @ lower + torch.eye(d)
     density = torch.distributions.MultivariateNormal(gmc.means, sigma).log_prob((z @ r.T)[:, None, None])
     log_pi = gmc.log_weights.flatten().log_softmax(0).view(CLASSES, COMPONENTS)
@@ -285,7 +311,7 @@ def test_the_full_mixtures_gradients_are_those_of_a_naive_implementation(posteri
     ],
     ids=["SGD", "Adam", "fused Adam", "load", "double"],
 )
-def test_the_full_mixtures_kept_factors_follow_its_parameters(write):
+def test_the_full_mixtures_kept_inverses_follow_its_parameters(write):
     gmc = mixture("gmc", "covariance")
     z = codes(4)
     with torch.inference_mode():  # an evaluation before must not spoil the training after

@@ -1,8 +1,9 @@
 """One exchange over a real grid: good replies are used, bad ones are told and left out."""
 
 import math
+import time
 from dataclasses import replace
-from threading import Event
+from threading import Event, Lock
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from fed_rebel.datasets import Form, Normalisation
 from fed_rebel.launch.inline import InlineGrid
 from fed_rebel.settings import Settings
 from strategy import rounds
+from strategy.averaging import average
 from strategy.messages import Greeting, Hello, Order, Reply, Stage
 from strategy.rounds import Clients, RunFailed
 
 SENT = {"head2.weight": torch.zeros(2, 2), "head2.bias": torch.zeros(2)}
-ORDER = Order(Settings(), "run", "outbox", 0, Stage.DISTILL, 0, False, SENT)
+SHAPES = SENT | {"early.means": torch.zeros(2, 1)}
+ORDER = Order(Settings(), "run", "outbox", 0, Stage.DISTILL, 0, False, SHAPES)
 
 
 def greeting(clients):
@@ -33,7 +36,7 @@ def edited(record, **changes):
     return RecordDict({key: value for key, value in {**record, **changes}.items() if value is not None})
 
 
-def exchange(answers, order=ORDER, timeout=math.inf):
+def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False, most=None):
     """Exchange an order with as many clients as there are answers: each a function of the client's number."""
     app = ClientApp()
 
@@ -46,10 +49,10 @@ def exchange(answers, order=ORDER, timeout=math.inf):
         client = context.node_config["partition-id"]
         return Message(answers[client](client), reply_to=message)
 
-    grid = InlineGrid(app, len(answers), at_once=1, timeout=timeout)
+    grid = InlineGrid(app, len(answers), at_once=at_once, timeout=timeout)
     try:
-        clients = Clients.find(grid, greeting(len(answers)), Event())
-        return clients.exchange(range(len(answers)), order, "train", lambda: None)
+        clients = Clients.find(grid, greeting(len(answers)), Event(), most=most)
+        return clients.exchange(range(len(answers)), order, "train", lambda: None, only_mean=only_mean)
     finally:
         grid.close()
 
@@ -88,8 +91,33 @@ BAD = {
     ),
     "label counts that nobody asked for": (lambda client: reply(client, label_counts=(1, 2)), "another form than most"),
     "a tensor that was not sent": (lambda client: reply(client, tensors={"head1.x": torch.zeros(1)}), "head1.x"),
+    "a tensor of another type": (
+        lambda client: reply(client, tensors={"head2.bias": torch.zeros(2, dtype=torch.complex64)}),
+        "head2.bias (2,), torch.complex64: not what it was sent",
+    ),
+    "label counts of other classes": (
+        lambda client: reply(client, tensors=SENT | {"early.means": torch.zeros(2, 1)}, label_counts=(1, 2, 3)),
+        "3 label counts: tensor early.means has 2 classes",
+    ),
     "a tensor of another shape": (lambda client: reply(client, tensors={"head2.bias": torch.zeros(3)}), "head2.bias"),
 }
+
+
+def test_no_more_messages_are_under_way_than_the_engine_has_places_for():
+    lock, working, seen = Lock(), set(), []
+
+    def counts(client):
+        with lock:
+            working.add(client)
+            seen.append(len(working))
+        time.sleep(0.01)
+        with lock:
+            working.discard(client)
+        return reply(client)
+
+    found = exchange([counts] * 9, at_once=9, most=3)
+    assert [good.client for good in found.replies] == list(range(9))
+    assert max(seen) <= 3
 
 
 @pytest.mark.parametrize("place", [0, 2])
@@ -155,3 +183,35 @@ def test_of_two_forms_the_fuller_one_is_used(place):
     answers = [reply] * 2
     answers[place] = lambda client: reply(client, tensors={"head2.bias": SENT["head2.bias"]})
     assert [fault.client for fault in exchange(answers).faults] == [place]
+
+
+def moved(client):
+    """A reply whose numbers and weight are the client's own."""
+    tensors = {name: torch.full_like(tensor, 1 / (client + 3)) for name, tensor in SENT.items()}
+    return reply(client, tensors=tensors, weight=client + 0.1)
+
+
+@pytest.mark.parametrize("slow", range(4))
+def test_the_mean_alone_has_the_same_bytes_whatever_comes_first_and_holds_no_bad_reply(slow):
+    bad = {1: lambda client: reply(client, tensors={"head2.bias": torch.ones(2)}), 3: raises}
+    answers = [bad.get(client, moved) for client in range(5)]
+    waits = answers[slow]
+
+    def later(client):
+        Event().wait(0.2)
+        return waits(client)
+
+    answers[slow] = later
+    exchanged = exchange(answers, at_once=5, only_mean=True)
+    assert [(good.client, good.tensors) for good in exchanged.replies] == [(0, {}), (2, {}), (4, {})]
+    assert [fault.client for fault in exchanged.faults] == [1, 3]
+    assert set(exchanged.bytes_up.values()) == {4 * 6}
+    whole = exchange(answers, at_once=5)
+    mean = average(SENT, whole.replies, SENT)
+    assert all(torch.equal(tensor, mean[name]) for name, tensor in exchanged.mean.of(SENT).items())
+    expected = sum((client + 0.1) / (client + 3) for client in (0, 2, 4)) / 6.3
+    torch.testing.assert_close(mean["head2.bias"], torch.full((2,), expected))
+
+
+def test_without_tensors_there_is_no_mean():
+    assert exchange([lambda client: reply(client, tensors={})] * 2, only_mean=True).mean is None

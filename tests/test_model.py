@@ -20,6 +20,7 @@ from fed_rebel.model.gdn import GDN
 from fed_rebel.model.heads import CODE_SHAPE, CODE_SIZE, Head1, Head2, Posterior
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BACKBONES, BasicBlock, build_base_model
+from fed_rebel.model.twin import twin
 from fed_rebel.settings import load
 from fed_rebel.training.batches import evaluation_batches
 from fed_rebel.training.pretrained import _warn_of_seen_hold_out, shipped
@@ -115,6 +116,23 @@ def test_weights_depend_on_the_seed_and_leave_the_global_random_state_alone():
 
 
 # The heads
+
+
+def test_a_twin_is_the_same_and_shares_nothing_that_is_trained():
+    model = Rebel(build("gmc-diag", classes=3, seed=0), build_base_model("resnet20", 3, 0).tail, 64, seed=0).eval()
+    model.tail.requires_grad_(False)
+    made = twin(model)
+    assert [(n, m.training) for n, m in made.named_modules()] == [(n, m.training) for n, m in model.named_modules()]
+    for before, after in zip(model.parameters(), made.parameters(), strict=True):
+        assert (before.requires_grad, before.stride()) == (after.requires_grad, after.stride())
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in made.state_dict().items())
+    for tensor in made.state_dict().values():
+        tensor.zero_()
+    made.tail.register_forward_hook(lambda *_: 1 / 0)
+    made.head2.layers[0] = nn.Identity()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+    model.remote_logits(torch.zeros(1, *CODE_SHAPE))
 
 
 def test_head1_is_four_convolutions_of_32496_parameters():

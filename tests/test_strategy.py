@@ -314,14 +314,7 @@ def test_a_hello_comes_through_a_message_as_it_was():
 def test_a_reply_that_is_not_finite_is_refused_by_name(value):
     sent = {"head2.bias": torch.zeros(2), "head2.weight": torch.tensor([1.0, value])}
     with pytest.raises(ValueError, match=r"^tensor head2\.weight of client 3: not finite$"):
-        Reply(3, 7, sent)
-
-
-def test_a_reply_that_became_not_finite_on_its_way_is_refused_too():
-    reply = Reply(3, 7, {"head2.bias": torch.zeros(2)})
-    reply.tensors["head2.bias"][0] = math.nan
-    with pytest.raises(ValueError, match=r"head2\.bias of client 3"):
-        Reply.from_record(through_flower(reply.to_record()))
+        Reply.from_record(through_flower(Reply(3, 7, sent).to_record()))
 
 
 @pytest.mark.parametrize("samples", [0, -1])

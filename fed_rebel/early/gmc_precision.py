@@ -1,49 +1,26 @@
 """The Gaussian mixture classifier with full covariances, learnt through their inverses; its backward written out."""
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fed_rebel.early.triangular import Groups, TriangularMixture, blocks, diagonal_places, pack_blocks, substantial
+from fed_rebel.early.triangular import Groups, Triangles, TriangularMixture, diagonal_places, substantial
 
 
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """P [K, d, d], lower triangular, as two blocks: a quarter of every product with it is with zeros, and left out."""
+def _factor(packed: Tensor, dimensions: int) -> tuple[Triangles, Tensor]:
+    """P and log |P| [K, 1] from the packed form, which has the logarithm of the diagonal in the diagonal's place."""
+    factor = Triangles.unpack(packed, dimensions)
+    first, others = factor.diagonals()
+    log_det = first.sum(1, keepdim=True) + others.sum(1, keepdim=True)
+    first.exp_(), others.exp_()
+    return factor, log_det
 
-    left: Tensor
-    """[K, d, h]: the first h columns."""
-    right: Tensor
-    """[K, d - h, d - h]: the triangle that is left of the others, transposed."""
 
-    @classmethod
-    def of(cls, scale: Tensor, diagonal: Tensor) -> Self:
-        """From the packed form, with the logarithm of the diagonal in its places [d]."""
-        scale = scale.clone()
-        scale[:, diagonal] = scale[:, diagonal].exp()
-        return cls(*blocks(scale, len(diagonal)))
-
-    def times(self, x: Tensor) -> Tensor:
-        """P x of [K, n, d]."""
-        half = self.left.shape[2]
-        product = x[:, :, :half] @ self.left.mT
-        product[:, :, half:] += x[:, :, half:] @ self.right
-        return product
-
-    def transposed_times(self, x: Tensor) -> Tensor:
-        """P^T x of [K, n, d]."""
-        half = self.left.shape[2]
-        return torch.cat([x @ self.left, x[:, :, half:] @ self.right.mT], dim=2)
-
-    def gram(self, *, diagonal: bool) -> Tensor:
-        """P^T P [K, d, d], or its diagonal [K, d]."""
-        if diagonal:
-            return torch.cat([self.left.square().sum(1), self.right.square().sum(2)], dim=1)
-        eye = torch.eye(self.left.shape[1], dtype=self.left.dtype, device=self.left.device)
-        return self.transposed_times(self.times(eye.expand(len(self.left), -1, -1)))
+def _gram(factor: Triangles, spread: Tensor) -> Tensor:
+    """P^T P as far as the trace with the spread wants it: all of it, flat, or its diagonal."""
+    return factor.gram_diagonal() if spread.ndim == 2 else factor.gram().flatten(1)
 
 
 class PrecisionEnergy(torch.autograd.Function):
@@ -55,21 +32,16 @@ class PrecisionEnergy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, spread: Tensor | None, means: Tensor, scale: Tensor, diagonal: Tensor, groups: Groups
-    ) -> Tensor:
-        """Shapes: y [B, d], S [B, d], [B, d, d] or None, mu [C, K, d], P packed, the places of its
-        diagonal [d], to [sum of n, K]."""
-        ctx.save_for_backward(y, spread, means, scale, diagonal)
+    def forward(ctx: Any, y: Tensor, spread: Tensor | None, means: Tensor, scale: Tensor, groups: Groups) -> Tensor:
+        """Shapes: y [B, d], S [B, d], [B, d, d] or None, mu [C, K, d], P packed, to [sum of n, K]."""
+        ctx.save_for_backward(y, spread, means, scale)
         ctx.groups = groups
         energies = []
         for c, rows in groups.items():
-            factor = Factor.of(scale[c], diagonal)
-            energy = (
-                factor.times(y[rows] - means[c][:, None]).square().sum(2) - 2 * scale[c][:, diagonal].sum(1)[:, None]
-            )
+            factor, log_det = _factor(scale[c], y.shape[1])
+            energy = factor.times(y[rows] - means[c][:, None]).square().sum(2) - 2 * log_det
             if spread is not None:
-                energy += factor.gram(diagonal=spread.ndim == 2).flatten(1) @ spread[rows].flatten(1).T
+                energy += _gram(factor, spread) @ spread[rows].flatten(1).T
             energies.append(energy)
         return torch.cat(energies, dim=1).T
 
@@ -77,26 +49,24 @@ class PrecisionEnergy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The derivatives above, summed over the rows with the weights ``grad`` [sum of n, K]."""
-        y, spread, means, scale, diagonal = ctx.saved_tensors
+        y, spread, means, scale = ctx.saved_tensors
         d_y, d_means, d_scale = torch.zeros_like(y), torch.zeros_like(means), torch.zeros_like(scale)
         d_spread = None if spread is None else torch.zeros_like(spread)
-        half = (len(diagonal) + 1) // 2
         per_group = torch.split(substantial(grad).T, [len(rows) for rows in ctx.groups.values()], dim=1)
         with torch.autocast(y.device.type, enabled=False):
             for (c, rows), g in zip(ctx.groups.items(), per_group, strict=True):
                 k = g.any(1).nonzero()[:, 0]  # many Gaussians are far from each row
-                g, packed = g[k], scale[c].index_select(0, k)  # [K, n], [K, d (d + 1) / 2]
-                factor = Factor.of(packed, diagonal)
+                g, (factor, _) = g[k], _factor(scale[c].index_select(0, k), y.shape[1])  # g [K, n]
                 residual = y[rows] - means[c, k][:, None]  # [K, n, d]
                 gw = 2 * g[:, :, None] * factor.times(residual)
                 d_residual = factor.transposed_times(gw)
                 d_y[rows] += d_residual.sum(0)
                 d_means[c, k] = -d_residual.sum(1)
+                half = factor.left.shape[2]
                 d_left = gw.mT @ residual[:, :, :half]
                 d_right = residual[:, :, half:].mT @ gw[:, :, half:]
                 if spread is not None and d_spread is not None:
-                    gram = factor.gram(diagonal=spread.ndim == 2)
-                    d_spread[rows] += (g.T @ gram.flatten(1)).view(-1, *spread.shape[1:])
+                    d_spread[rows] += (g.T @ _gram(factor, spread)).view(-1, *spread.shape[1:])
                     total = 2 * (g @ spread[rows].flatten(1)).view(-1, *spread.shape[1:])
                     if spread.ndim == 2:
                         d_left += factor.left * total[:, None, :half]
@@ -105,10 +75,11 @@ class PrecisionEnergy(torch.autograd.Function):
                         of_total = factor.times(total)
                         d_left += of_total[:, :half].mT
                         d_right += of_total[:, half:, half:]
-                d_packed = pack_blocks(d_left, d_right)
-                d_packed[:, diagonal] = d_packed[:, diagonal] * packed[:, diagonal].exp() - 2 * g.sum(1)[:, None]
-                d_scale[c].index_copy_(0, k, d_packed)
-        return d_y, d_spread, d_means, d_scale, None, None
+                d_factor = Triangles(d_left, d_right)
+                for d_diagonal, diagonal in zip(d_factor.diagonals(), factor.diagonals(), strict=True):
+                    d_diagonal.mul_(diagonal).sub_(2 * g.sum(1, keepdim=True))  # in its logarithm
+                d_scale[c].index_copy_(0, k, d_factor.pack())
+        return d_y, d_spread, d_means, d_scale, None
 
 
 class GMCPrecision(TriangularMixture):
@@ -119,8 +90,7 @@ class GMCPrecision(TriangularMixture):
     """
 
     def _grouped_energies(self, y: Tensor, spread: Tensor | None, groups: Groups) -> Tensor:
-        diagonal = diagonal_places(self.dimensions).to(y.device)
-        energies: Tensor = PrecisionEnergy.apply(y, spread, self.means, self.scale, diagonal, groups)
+        energies: Tensor = PrecisionEnergy.apply(y, spread, self.means, self.scale, groups)
         return energies
 
     @torch.no_grad()

@@ -1,6 +1,8 @@
 """Mixtures with a full matrix a Gaussian, learnt as a packed lower triangle."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,42 +14,75 @@ Groups = dict[int, Tensor]
 """For each class whose Gaussians are wanted, the rows of the batch to put to them, int64 [n]."""
 
 
-def blocks(packed: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
-    """A lower triangle's left half of columns, and, transposed, the small triangle that is left of it.
+@dataclass(frozen=True, eq=False)
+class Triangles:
+    """K lower triangular matrices L [K, d, d] as two blocks, so that no product is with the zeros above both.
 
-    [K, d (d + 1) / 2] to [K, d, h] and [K, d - h, d - h] with h = ceil(d / 2), zero where the triangle is. The
-    packing is the rectangular full packed form (Gustavson et al. 2010): the one fills the lower part of a rectangle
-    [d + 1, h] (d odd: [d, h]), the other its upper part, so that blocks are moved, not single numbers.
+    The packing is the rectangular full packed form (Gustavson et al. 2010): with h = ceil(d / 2), ``left`` fills
+    the lower part of a rectangle [d + 1, h] (d odd: [d, h]), ``right`` its upper part: blocks are moved, not numbers.
     """
-    half, rest, even = _halves(dimensions)
-    rectangle = packed.view(len(packed), dimensions + even, half)
-    return rectangle[:, even:].tril(), rectangle[:, :rest, 1 - even :].triu()
 
+    left: Tensor
+    """[K, d, h]: the first h columns."""
+    right: Tensor
+    """[K, d - h, d - h]: the triangle that is left of the others, transposed."""
 
-def pack_blocks(left: Tensor, right: Tensor) -> Tensor:
-    """What `blocks` took apart; what is outside the triangles is left out."""
-    dimensions = left.shape[1]
-    half, rest, even = _halves(dimensions)
-    rectangle = left.new_empty(len(left), dimensions + even, half)
-    rectangle[:, even:] = left
-    upper = torch.ones(rest, rest, dtype=torch.bool, device=left.device).triu()
-    rectangle[:, :rest, 1 - even :] = torch.where(upper, right, rectangle[:, :rest, 1 - even :])
-    return rectangle.flatten(1)
+    @classmethod
+    def unpack(cls, packed: Tensor, dimensions: int) -> Self:
+        """From the packed form [K, d (d + 1) / 2]; zero outside the triangles."""
+        half, rest, even = _halves(dimensions)
+        rectangle = packed.view(len(packed), dimensions + even, half)
+        # Times ones and zeros: `tril` of a part of a tensor takes a copy of it first.
+        lower, upper = packed.new_ones(dimensions, half).tril(), packed.new_ones(rest, rest).triu()
+        return cls(rectangle[:, even:] * lower, rectangle[:, :rest, 1 - even :] * upper)
 
+    def pack(self) -> Tensor:
+        """[K, d (d + 1) / 2]; what is outside the triangles is left out."""
+        dimensions = self.left.shape[1]
+        half, rest, even = _halves(dimensions)
+        rectangle = self.left.new_empty(len(self.left), dimensions + even, half)
+        rectangle[:, even:] = self.left
+        upper = torch.ones(rest, rest, dtype=torch.bool, device=self.left.device).triu()
+        rectangle[:, :rest, 1 - even :] = torch.where(upper, self.right, rectangle[:, :rest, 1 - even :])
+        return rectangle.flatten(1)
 
-def unpack(packed: Tensor, dimensions: int) -> Tensor:
-    """Lower triangles [K, d, d] from their packed form."""
-    left, right = blocks(packed, dimensions)
-    dense = packed.new_zeros(len(packed), dimensions, dimensions)
-    dense[:, :, : left.shape[2]] = left
-    dense[:, left.shape[2] :, left.shape[2] :] = right.mT
-    return dense
+    def diagonals(self) -> tuple[Tensor, Tensor]:
+        """Views of the first h [K, h] and of the other numbers [K, d - h] of the diagonal."""
+        return self.left.diagonal(dim1=1, dim2=2), self.right.diagonal(dim1=1, dim2=2)
 
+    def times(self, x: Tensor) -> Tensor:
+        """L x of vectors [K, n, d]."""
+        half = self.left.shape[2]
+        product = x[:, :, :half] @ self.left.mT
+        product[:, :, half:] += x[:, :, half:] @ self.right
+        return product
 
-def pack(dense: Tensor) -> Tensor:
-    """The lower triangles of [K, d, d] as [K, d (d + 1) / 2], what is above them left out."""
-    half = _halves(dense.shape[1])[0]
-    return pack_blocks(dense[:, :, :half], dense[:, half:, half:].mT)
+    def transposed_times(self, x: Tensor) -> Tensor:
+        """L^T x of vectors [K, n, d]."""
+        half = self.left.shape[2]
+        return torch.cat([x @ self.left, x[:, :, half:] @ self.right.mT], dim=2)
+
+    def gram(self) -> Tensor:
+        """L^T L [K, d, d]."""
+        half = self.left.shape[2]
+        gram = self.left.new_empty(len(self.left), self.left.shape[1], self.left.shape[1])
+        gram[:, :half, :half] = self.left.mT @ self.left
+        gram[:, half:, :half] = self.right @ self.left[:, half:]
+        gram[:, :half, half:] = gram[:, half:, :half].mT
+        gram[:, half:, half:] = self.right @ self.right.mT
+        return gram
+
+    def gram_diagonal(self) -> Tensor:
+        """The diagonal of L^T L [K, d]."""
+        return torch.cat([self.left.square().sum(1), self.right.square().sum(2)], dim=1)
+
+    def times_symmetric(self, matrices: Tensor) -> Self:
+        """The lower triangles of L X for symmetric X [K, d, d]; what is outside them is left undone."""
+        half = self.left.shape[2]
+        left, right = self.left @ matrices[:, :half, :half], matrices[:, half:, half:] @ self.right
+        left[:, half:] += self.right.mT @ matrices[:, half:, :half]
+        right += matrices[:, half:, :half] @ self.left[:, half:].mT
+        return type(self)(left, right)
 
 
 def diagonal_places(dimensions: int) -> Tensor:
@@ -69,19 +104,6 @@ def substantial(grad: Tensor) -> Tensor:
     The responsibilities of far Gaussians fall like exp(-distance^2); a step of Adam is blind below its 1e-8.
     """
     return grad.masked_fill(grad.abs() < 1e-20, 0)
-
-
-def whitened_energy(whitening: Tensor, log_det: Tensor, residual: Tensor, spread: Tensor | None) -> Tensor:
-    """Energy of K Gaussians at n distributions, from W with Sigma^-1 = W^T W.
-
-    Shapes: W [K, d, d], log |Sigma| [K], y - mu [K, n, d], S [n, d] or [n, d, d] (None: points) to [K, n].
-    """
-    energy: Tensor = log_det[:, None] + (residual @ whitening.mT).square().sum(2)
-    if spread is None:
-        return energy
-    if spread.ndim == 2:
-        return energy + whitening.square().sum(1) @ spread.T
-    return energy + (whitening.mT @ whitening).flatten(1) @ spread.flatten(1).T
 
 
 class TriangularMixture(GaussianMixture):

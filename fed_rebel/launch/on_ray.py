@@ -3,16 +3,20 @@
 import faulthandler
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from queue import Queue
+from threading import Event
 from typing import Any, cast
 
 import ray
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+from flwr.supercore.date import now
 from ray.exceptions import RayActorError
 
 from fed_rebel.datasets import data_directory
@@ -56,6 +60,20 @@ class LastingPool(BasicActorPool):
             raise RuntimeError("its process ended: killed, crashed, or longer at work than engine.timeout") from None
 
 
+def hand_out(state: Any, queue: "Queue[Message]", nodes_mapping: Any, f_stop: Event) -> None:
+    """Flower's extractor of messages, in one look at them all.
+
+    Flower's looks through all messages once for each of its nodes: seconds a round with 1,000 clients, in a thread that
+    takes them from the clients.
+    """
+    while not f_stop.wait(0.01):
+        with state.lock:
+            new = [message for message in state.message_ins_store.values() if message.metadata.delivered_at == ""]
+        for message in new:
+            message.metadata.delivered_at = now().isoformat()
+            queue.put(message)
+
+
 def run_on_ray(server: Server, client_app: ClientApp) -> None:
     """Run what is left of a run on Ray: on the cluster of RAY_ADDRESS where that is set, else on one of its own.
 
@@ -66,10 +84,12 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        server.federate(grid)
+        # Enough that no actor waits for the server; Flower looks through all of them each time that it is asked.
+        replace(server, most=4 * at_once).federate(grid)
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    raybackend.BasicActorPool = LastingPool  # type: ignore[attr-defined]  # Flower lets nobody choose it
+    raybackend.BasicActorPool = LastingPool  # type: ignore[attr-defined]  # Flower lets nobody choose these two
+    vce_api.add_messages_to_queue = hand_out
     settings = server.settings
     at_once = clients_at_once(settings)
     init_args: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR}
@@ -78,6 +98,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             # Flower, which would connect by itself, lets nobody say what its workers' environment is.
             data = str(data_directory(settings.data.dir or None))
             ray.init(runtime_env={"env_vars": {"FED_REBEL_DATA": data}}, **init_args)
+            at_once = int(ray.cluster_resources()["CPU"] // settings.engine.threads)
         else:
             # "local": else Ray would join whatever cluster happens to run on this machine.
             init_args |= {"address": "local", "num_cpus": at_once * settings.engine.threads}

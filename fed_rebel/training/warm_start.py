@@ -1,8 +1,8 @@
 """The warm start: weights of all parts from which every client begins, in one z space."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from fed_rebel import early, tensor_file
 from fed_rebel.datasets import Dataset
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BaseModel
-from fed_rebel.settings import Settings
+from fed_rebel.model.twin import twin
+from fed_rebel.settings import Early, Settings
 from fed_rebel.training import checkpoint
 from fed_rebel.training.batches import evaluation_batches, on_cycle, training_batches
 from fed_rebel.training.compute import Compute
@@ -53,16 +54,22 @@ class WarmStart:
 
 def build_model(settings: Settings, base: BaseModel, classes: int, early_seed: int) -> Rebel:
     """A ReBEL model of these settings on the base model's Tail, its own parts fresh from `settings.seed`."""
+    return twin(_first(settings.early, base, classes, early_seed, settings.seed))
+
+
+@lru_cache(maxsize=2)
+def _first(chosen: Early, base: BaseModel, classes: int, early_seed: int, seed: int) -> Rebel:
+    """The model that a process builds twins of, one for each message to a client; read only."""
     classifier = early.build(
-        settings.early.kind,
+        chosen.kind,
         classes=classes,
         seed=early_seed,
-        components=settings.early.components,
-        projection=settings.early.projection,
-        parameterisation=settings.early.parameterisation,
-        posterior=settings.early.posterior,
+        components=chosen.components,
+        projection=chosen.projection,
+        parameterisation=chosen.parameterisation,
+        posterior=chosen.posterior,
     )
-    return Rebel(classifier, copy.deepcopy(base.tail), base.head.channels, settings.seed)
+    return Rebel(classifier, base.tail, base.head.channels, seed)
 
 
 def fresh_start(settings: Settings, base: BaseModel, classes: int) -> WarmStart:

@@ -1,6 +1,5 @@
 """What the frozen Head says of training images, the target of the mimic loss: computed in each step, or kept."""
 
-import copy
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fed_rebel.model.resnet import Head
+from fed_rebel.model.twin import twin
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.folding import fold
 from fed_rebel.training.stages import Batches, Lessons
@@ -28,7 +28,7 @@ class Teacher:
     @classmethod
     def of(cls, head: Head, compute: Compute) -> "Teacher":
         """A Head in evaluation mode, on the device of `compute`."""
-        return cls(fold(copy.deepcopy(head)).requires_grad_(False), head.channels, compute)
+        return cls(fold(twin(head)).requires_grad_(False), head.channels, compute)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

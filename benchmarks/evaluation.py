@@ -11,6 +11,8 @@ from benchmarks.federation import Watch, federation, run_inline
 from benchmarks.table import Row, times
 from benchmarks.timing import in_turn, threads
 from clients.evaluation import evaluate
+from clients.node import Node
+from clients.shard import open_shard
 from fed_rebel.datasets import Split
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
@@ -35,7 +37,7 @@ def rows(quick: bool) -> list[Row]:
             for shard in setup.partition.shards:
                 parts += [(train, shard.val), (test, shard.test)] + [(test, everything)] * last
             took, bare = in_turn(
-                lambda: [evaluate(order, client) for client in range(clients)],  # noqa: B023
+                lambda: [evaluate(order, open_shard(order, Node(client))) for client in range(clients)],  # noqa: B023
                 _forward(settings, parts),
                 1 if last else 3,
                 warm=not last,

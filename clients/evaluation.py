@@ -12,6 +12,7 @@ from clients.training import restore
 from fed_rebel.datasets import Split
 from fed_rebel.exits import Stack
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
+from fed_rebel.training.folding import fold
 from fed_rebel.training.predict import Evidence, observe, observe_network
 from fed_rebel.training.stages import noise
 from partitions import effective_classes, gini, hold_out
@@ -28,7 +29,10 @@ def evaluate(order: Order, shard: ClientShard) -> Reply:
     train, test = shard.dataset.train, shard.dataset.test
     observed = _observer(order, shard)
     log_shares = shard.shares.log()
-    val, own = observed(train, shard.shard.val), observed(test, shard.shard.test)
+    val = observed(train, shard.shard.val)
+    # The images of a client that brings its own are not balanced.
+    balanced = observed(test, np.arange(len(test))) if order.last and order.settings.partition.kind != "own" else None
+    own = observed(test, shard.shard.test) if balanced is None else balanced[shard.shard.test]
     stack = val.fit_stack(log_shares) if len(shard.shard.val) >= FEWEST_TO_CALIBRATE else Stack()
     evidence = {"val": val, "test": own}
     counts = shard.label_counts
@@ -46,9 +50,8 @@ def evaluate(order: Order, shard: ClientShard) -> Reply:
         "stack_local": stack.local,
         "stack_prior": stack.prior,
     }
-    if order.last and order.settings.partition.kind != "own":  # a client's own images are not balanced
+    if balanced is not None:
         _, held = hold_out(train.labels, shard.classes)
-        balanced = observed(test, np.arange(len(test)))
         record["balanced_acc"] = float((balanced.remote.argmax(1).numpy() == balanced.label).mean())
         outside = np.flatnonzero(counts[test.labels] == 0)
         evidence["test_outside"] = balanced[spread(outside, test.labels, len(own.label))]
@@ -62,9 +65,9 @@ def evaluate(order: Order, shard: ClientShard) -> Reply:
 def _observer(order: Order, shard: ClientShard) -> Callable[[Split, np.ndarray], Evidence]:
     """What the client's model, with the shared part of the order, makes of images of a split."""
     if order.settings.method != "rebel":
-        network = whole_model.restore(order, shard)[0].eval()
+        network = fold(whole_model.restore(order, shard)[0].eval())
         return lambda split, indices: observe_network(network, shard.dataset, split, indices, shard.compute)
-    model = restore(order, shard)[0].eval()
+    model = fold(restore(order, shard)[0].eval())
     sampled = order.settings.exits.code == "sampled"
     generator = noise(shard.compute.device, order.settings.seed, shard.client, order.round, 1) if sampled else None
     return lambda split, indices: observe(model, shard.dataset, split, indices, shard.compute, generator)

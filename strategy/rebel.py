@@ -1,16 +1,20 @@
 """ReBEL on the server: Head2 and Tail are shared, once the warm start has given every client its private parts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fed_rebel import tensor_file
 from fed_rebel.model.rebel import PRIVATE, SHARED
+from fed_rebel.model.rebel import Rebel as Model
 from fed_rebel.runs import WARM_START, RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
-from fed_rebel.training.predict import accuracy_on_test
+from fed_rebel.training.batches import evaluation_batches
+from fed_rebel.training.folding import fold
 from fed_rebel.training.pretrained import warm_start
 from fed_rebel.training.setup import Setup
 from fed_rebel.training.warm_start import WarmStart, build_model
@@ -61,15 +65,26 @@ class Rebel:
 
     def balanced_accuracy(self, state: Tensors) -> float:
         """Of the shared part through the warm start's Head1 and its code."""
+        model, device = self._warm_start_with(_only(SHARED, state)), self.setup.compute.device
+        with torch.inference_mode(), self.setup.compute.autocast():
+            said = [model.remote_logits(model.code.decode(sent.to(device))).argmax(1).cpu() for sent in self._sent]
+        return float((torch.cat(said).numpy() == self.setup.dataset.test.labels).mean())
+
+    @cached_property
+    def _sent(self) -> list[torch.Tensor]:
+        """What the warm start's device sends of all test images, which never changes: 867 bytes each, in batches."""
+        model, data, compute = self._warm_start_with({}), self.setup.dataset, self.setup.compute
+        with torch.inference_mode(), compute.autocast():
+            return [
+                model.code.encode(model.head1(images.to(compute.device)).mu).cpu()
+                for images, _ in evaluation_batches(data, data.test, np.arange(len(data.test)))
+            ]
+
+    def _warm_start_with(self, shared: Tensors) -> Model:
         start = WarmStart.from_tensors(tensor_file.read(self.kept))
         model = build_model(self.settings, self.setup.base, len(self.setup.dataset.classes), start.early_seed)
-        model.load_parts(start.tensors | _only(SHARED, state))
-        self.setup.compute.place(model).eval()
-
-        def answers(images: torch.Tensor) -> torch.Tensor:
-            return model.remote_logits(model.code(model.head1(images).mu))
-
-        return accuracy_on_test(answers, self.setup.dataset, self.setup.compute)
+        model.load_parts(start.tensors | shared)
+        return fold(self.setup.compute.place(model).eval())
 
 
 def sent_parts(stage: Stage, head1: str) -> tuple[str, ...]:

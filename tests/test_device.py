@@ -9,6 +9,7 @@ from fed_rebel.model.resnet import build_base_model
 from fed_rebel.settings import load
 from fed_rebel.training.compute import Compute
 from fed_rebel.training.stages import Distillation, FineTuning, distill, finetune, noise
+from fed_rebel.training.teacher import Teacher
 from fed_rebel.training.warm_start import build_model
 
 META = Compute(torch.device("meta"), bfloat16=False)
@@ -28,11 +29,13 @@ def test_a_step_of_every_stage_runs_on_the_device_alone(backbone, kind):
     settings = load(None, [f"base.backbone={backbone}", f"early.kind={kind}"], preset="demo")
     base = build_base_model(backbone, 100, seed=0)
     model = META.place(build_model(settings, base, 100, 0))
-    head, generator = META.place(base).head, noise(torch.device("cpu"), 0)  # a GPU has a generator of its own
+    teacher = Teacher.of(META.place(base.eval()).head, META)
+    generator = noise(torch.device("cpu"), 0)  # a GPU has a generator of its own
+    adam = torch.optim.Adam(model.parameters())  # the stage's own is fused, which knows no such device
 
     stage = Distillation(("early", "head1", "head2"), 1e-3, 1e-2, settings.loss, update_statistics=True)
     with NO_NUMBERS:
-        distill(model, head, BATCHES, stage, stage.optimiser(model), META, generator)
+        distill(model, teacher.lessons(BATCHES), stage, adam, META, generator)
     stage = FineTuning(1e-3, update_statistics=True)
     shares = torch.zeros(100, device="meta")
     with NO_NUMBERS:

@@ -20,8 +20,9 @@ from fed_rebel.exits import Target, calibrate
 from fed_rebel.exits.calibrate import FEWEST_OF_A_CLASS
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE, client_rows
 from fed_rebel.runs import RunDirectory
+from fed_rebel.training.predict import accuracy_on_test
 from fed_rebel.training.setup import prepare
-from fed_rebel.training.warm_start import WarmStart
+from fed_rebel.training.warm_start import WarmStart, build_model
 from partitions import Partition, gini, label_histogram, smoothed_shares
 from strategy.messages import Order, Stage
 from strategy.participation import choose_clients
@@ -286,6 +287,20 @@ def test_rounds_are_told_client_by_client(finished):
             assert clients.loc[row["client"], "overall_acc"] == pytest.approx(row["overall_acc"])
         if row["client"] is not None and row["round"] == PRIVATE_START:
             assert clients.loc[row["client"], "local_acc_start"] == pytest.approx(row["local_acc"])
+
+
+def test_the_balanced_accuracy_is_of_the_shared_part_through_the_warm_start_s_head1(finished):
+    setup = prepare(finished.settings)
+    start = WarmStart.from_tensors(tensor_file.read(finished.run.path / "warm_start.safetensors"))
+    model = build_model(finished.settings, setup.base, len(setup.dataset.classes), start.early_seed)
+    model.load_parts(start.tensors | finished.run.shared())
+    model.eval()
+
+    def through_the_code(images):
+        return model.remote_logits(model.code(model.head1(images).mu))
+
+    (told,) = (row["balanced_acc"] for row in finished.run.rows() if row["client"] is None and row["round"] == FINETUNE)
+    assert told == pytest.approx(accuracy_on_test(through_the_code, setup.dataset, setup.compute), abs=0.01)
 
 
 # What each stage does

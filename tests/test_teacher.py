@@ -1,5 +1,7 @@
 """The frozen Head: folded it says the same, and what it says of fixed views is kept without a trace in any result."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from clients.shard import open_shard
 from fed_rebel.model.resnet import build_base_model
 from fed_rebel.training import teacher
 from fed_rebel.training.batches import fixed_view
+from fed_rebel.training.folding import fold
 from fed_rebel.training.setup import prepare
 from strategy.messages import Order, Stage
 
@@ -38,7 +41,7 @@ def test_a_folded_head_says_what_the_head_says(backbone):
             for tensor in (module.running_mean, module.weight.detach(), module.bias.detach()):
                 tensor.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
-    folded = teacher.folded(head)
+    folded = fold(copy.deepcopy(head))
     images = torch.randn(3, 3, 32, 32, generator=generator)
     with torch.no_grad():
         torch.testing.assert_close(folded(images), head(images), rtol=1e-3, atol=1e-3)

@@ -1,17 +1,16 @@
 """What the frozen Head says of training images, the target of the mimic loss: computed in each step, or kept."""
 
-import copy
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from itertools import pairwise
 from threading import Lock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fed_rebel.model.resnet import Head
+from fed_rebel.model.twin import twin
 from fed_rebel.training.compute import Compute
+from fed_rebel.training.folding import fold
 from fed_rebel.training.stages import Batches, Lessons
 
 MOST_KEPT = 2**30
@@ -29,7 +28,7 @@ class Teacher:
     @classmethod
     def of(cls, head: Head, compute: Compute) -> "Teacher":
         """A Head in evaluation mode, on the device of `compute`."""
-        return cls(folded(head), head.channels, compute)
+        return cls(fold(twin(head)).requires_grad_(False), head.channels, compute)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -73,14 +72,3 @@ class Teacher:
 _kept: dict[tuple[Teacher, Hashable], Tensor] = {}
 _lock = Lock()
 """The inline engine's clients are threads of one process."""
-
-
-def folded(network: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode, each BatchNorm folded into the convolution before it."""
-    copied = copy.deepcopy(network)
-    for module in list(copied.modules()):
-        for (name, convolution), (name_after, after) in pairwise(list(module.named_children())):
-            if isinstance(convolution, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(convolution, after))
-                setattr(module, name_after, nn.Identity())
-    return copied.requires_grad_(False)

@@ -66,7 +66,7 @@ def tiny(tmp_path_factory):
             image[6 * label : 6 * label + 6, :, label % 3] += 120
         return images, labels
 
-    (x_train, y_train), (x_test, y_test) = split(100), split(40)
+    (x_train, y_train), (x_test, y_test) = split(100), split(20)
     path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path

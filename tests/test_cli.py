@@ -181,7 +181,7 @@ def test_what_is_pretrained_is_told_and_can_be_started_from(write_settings, tmp_
     }
     ended = invoke("pretrain", write_settings(warm), "--out", tmp_path / "warm.safetensors")
     assert ended.exit_code == 0
-    assert re.search(r"base model: \d+\.\d\d % of 200 test images", ended.stdout)
+    assert re.search(r"base model: \d+\.\d\d % of 100 test images", ended.stdout)
     assert "warm start, remote:" in ended.stdout
     weights = tensor_file.read(tmp_path / "warm.safetensors")
     assert {name.split(".")[0] for name in weights} == {"head1", "code", "early", "head2", "tail", "early_seed"}

@@ -41,7 +41,8 @@ def runs(federate, tiny_settings, tmp_path_factory):
 
     def run(**changes):
         place = tmp_path_factory.mktemp("drift") / "run"
-        done = federate(tiny_settings({"partition.alpha": 0.1} | changes), place)
+        short = {"partition.alpha": 0.1, "rounds.finetune": 0, "rounds.evaluate_every": 0}
+        done = federate(tiny_settings(short | changes), place)
         states = [load_file(place / "private" / f"{client}.safetensors") for client in range(3)]
         return states, done.run.rows()
 

@@ -365,7 +365,7 @@ def test_head1_frozen_or_shared(federate, tiny_settings, tmp_path, head1):
 @pytest.mark.parametrize("kind", ["kmeans", "knn"])
 @pytest.mark.parametrize("head1", ["local", "frozen"])
 def test_a_classifier_that_is_fitted_knows_its_client_s_codes(federate, tiny_settings, tmp_path, kind, head1):
-    settings = tiny_settings({"early.kind": kind, "head1": head1})
+    settings = tiny_settings({"early.kind": kind, "head1": head1, "rounds.evaluate_every": 0})
     federated = federate(settings, tmp_path / "run")
     early = [
         {name: t for name, t in private(federated.run, client).items() if name.startswith("early.")}
@@ -383,7 +383,7 @@ def test_a_classifier_that_is_fitted_knows_its_client_s_codes(federate, tiny_set
 
 
 def test_without_an_early_classifier_every_query_is_sent(federate, tiny_settings, tmp_path):
-    federated = federate(tiny_settings({"early.kind": "none"}), tmp_path / "run")
+    federated = federate(tiny_settings({"early.kind": "none", "rounds.evaluate_every": 0}), tmp_path / "run")
     assert not any(name.startswith("early.") for name in private(federated.run, 0))
     predictions = pd.read_parquet(federated.run.path / "predictions.parquet")
     assert (predictions[["local_label", "confidence", "score"]] == [-1, 0, 0]).all(axis=None)

@@ -30,7 +30,7 @@ def invoke(*args):
 @pytest.fixture(scope="module")
 def settings_file(tiny_settings, tmp_path_factory):
     changes = {
-        "warm_start.epochs": 2,
+        "warm_start.epochs": 1,
         "warm_start.finetune_epochs": 1,
         "warm_start.batch_size": 32,
     }

@@ -24,9 +24,9 @@ def invert(scale: Tensor, dimensions: int, at_once: int) -> Inverses:
             classes = slice(c, c + at_once)
             sigma = Triangles.unpack(scale[classes].detach().flatten(0, 1), dimensions).gram()
             sigma.diagonal(dim1=1, dim2=2).add_(1)
-            # Transposed, the symmetric matrices lie column by column, as LAPACK wants them.
-            cholesky = torch.linalg.cholesky(sigma.mT)
-            inverses[classes] = torch.cholesky_inverse(cholesky).mT.view_as(inverses[classes])
+            cholesky = torch.linalg.cholesky(sigma)
+            # Transposed, the symmetric matrices lie column by column, as LAPACK writes them.
+            torch.cholesky_inverse(cholesky, out=inverses[classes].flatten(0, 1).mT)
             log_det[classes] = 2 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1).view(-1, scale.shape[1])
         return inverses, log_det
 
@@ -84,10 +84,10 @@ class GaussianEnergy(torch.autograd.Function):
                 if spread is not None and d_spread is not None:
                     d_spread[rows] += (g.T @ _traced(inverse, spread)).view(-1, *spread.shape[1:])
                 if d_scale is not None:
-                    d_sigma = 2 * g.sum(1)[:, None, None] * inverse
-                    d_sigma.baddbmm_(ga.mT, a, alpha=-1)
-                    if spread is not None:
-                        d_sigma -= 2 * _spread_outer(inverse, g, spread[rows])
+                    outer = None if spread is None else 2 * _spread_outer(inverse, g, spread[rows])
+                    d_sigma = inverse.mul_(2 * g.sum(1)[:, None, None]).baddbmm_(ga.mT, a, alpha=-1)
+                    if outer is not None:
+                        d_sigma -= outer
                     factor = Triangles.unpack(scale[c].index_select(0, k), y.shape[1])
                     d_scale[c].index_copy_(0, k, factor.times_symmetric(d_sigma).pack())
         return d_y, d_spread, d_means, d_scale, None, None, None

@@ -66,10 +66,10 @@ class Triangles:
         """L^T L [K, d, d]."""
         half = self.left.shape[2]
         gram = self.left.new_empty(len(self.left), self.left.shape[1], self.left.shape[1])
-        gram[:, :half, :half] = self.left.mT @ self.left
-        gram[:, half:, :half] = self.right @ self.left[:, half:]
+        torch.bmm(self.left.mT, self.left, out=gram[:, :half, :half])
+        torch.bmm(self.right, self.left[:, half:], out=gram[:, half:, :half])
+        torch.bmm(self.right, self.right.mT, out=gram[:, half:, half:])
         gram[:, :half, half:] = gram[:, half:, :half].mT
-        gram[:, half:, half:] = self.right @ self.right.mT
         return gram
 
     def gram_diagonal(self) -> Tensor:
@@ -80,8 +80,8 @@ class Triangles:
         """The lower triangles of L X for symmetric X [K, d, d]; what is outside them is left undone."""
         half = self.left.shape[2]
         left, right = self.left @ matrices[:, :half, :half], matrices[:, half:, half:] @ self.right
-        left[:, half:] += self.right.mT @ matrices[:, half:, :half]
-        right += matrices[:, half:, :half] @ self.left[:, half:].mT
+        left[:, half:].baddbmm_(self.right.mT, matrices[:, half:, :half])
+        right.baddbmm_(matrices[:, half:, :half], self.left[:, half:].mT)
         return type(self)(left, right)
 
 

@@ -35,11 +35,11 @@ def rows(quick: bool) -> list[Row]:
             order = Order(settings, str(run.path), str(outbox), 0, Stage.FINETUNE, 0, last, run.shared())
             parts: list[tuple[Split, np.ndarray]] = []
             for shard in setup.partition.shards:
-                parts += [(train, shard.val), (test, shard.test)] + [(test, everything)] * last
+                parts += [(train, shard.val), (test, everything if last else shard.test)]
             took, bare = in_turn(
                 lambda: [evaluate(order, open_shard(order, Node(client))) for client in range(clients)],  # noqa: B023
                 _forward(settings, parts),
-                1 if last else 3,
+                2 if last else 5,
                 warm=not last,
             )
             images = sum(len(indices) for _, indices in parts)

@@ -97,12 +97,8 @@ class Clients:
             time.sleep(POLL_SECONDS)
         record = greeting.to_record()
         answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_GREETINGS_SECONDS, most))
-        refused = [_last_line(message.error.reason) for message in answers if message.has_error()]
-        hellos = {
-            message.metadata.src_node_id: Hello.from_record(message.content)
-            for message in answers
-            if not message.has_error()
-        }
+        refused = [_last_line(message.error.reason) for _, message in answers if message.has_error()]
+        hellos = {node: Hello.from_record(message.content) for node, message in answers if not message.has_error()}
         found = Counter(hello.client for hello in hellos.values())
         for client in range(clients):
             if found[client] > 1:
@@ -158,9 +154,9 @@ class Clients:
                     means[forms[client]].add(good[client])
                     good[client] = replace(good[client], tensors={}, beside={})
 
-        for message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
+        for node, message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
             replied()
-            client = client_of[message.metadata.src_node_id]
+            client = client_of[node]
             if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
             try:
@@ -232,21 +228,20 @@ class Clients:
 
 def _send(
     grid: Grid, contents: Mapping[int, RecordDict], kind: str, stop: Event, timeout: float, most: int | None
-) -> Iterator[Message]:
-    """The replies as they come, until all are there or none came for `timeout` seconds: a queue behind few actors is
-    waited for."""
+) -> Iterator[tuple[int, Message]]:
+    """Node and reply as they come, until all are there or none came for `timeout` seconds: a queue behind few actors is
+    waited for. An error that Flower's server makes of a node that is gone does not say which node it was."""
     # Not Grid.send_and_receive: it says nothing until the last reply is there, and over HTTP looks every 3 s.
-    unsent = deque(Message(content, dst_node_id=node, message_type=kind) for node, content in contents.items())
-    waiting: set[str] = set()
-    last_came = time.monotonic()
+    unsent, waiting, last_came = deque(contents), dict[str, int](), time.monotonic()
     while (unsent or waiting) and time.monotonic() - last_came < timeout:
         room = len(unsent) if most is None else min(len(unsent), most - len(waiting))
         if room:
-            waiting |= set(grid.push_messages([unsent.popleft() for _ in range(room)]))
-        arrived = list(grid.pull_messages(waiting))
+            nodes = [unsent.popleft() for _ in range(room)]
+            messages = [Message(contents[node], dst_node_id=node, message_type=kind) for node in nodes]
+            waiting |= zip(grid.push_messages(messages), nodes, strict=True)
+        arrived = list(grid.pull_messages(list(waiting)))
         for message in arrived:
-            waiting.discard(message.metadata.reply_to_message_id)
-            yield message
+            yield waiting.pop(message.metadata.reply_to_message_id), message
         if arrived:
             last_came = time.monotonic()
         elif stop.wait(min(max(0.001, (time.monotonic() - last_came) / 5), POLL_SECONDS)):

@@ -163,7 +163,7 @@ def test_a_constant_channel_can_still_be_normalised():
     black = Split(np.zeros((2, 32, 32, 3), dtype=np.uint8), np.array([0, 1]))
     dataset = Dataset("black", ("a", "b"), black, black, flip=True)
     assert min(dataset.normalisation.std) > 0
-    assert batch(black.images, dataset.normalisation, None, flip=True).isfinite().all()
+    assert batch(black.images, dataset.normalisation).isfinite().all()
 
 
 # Where the data lie

@@ -36,7 +36,7 @@ def edited(record, **changes):
     return RecordDict({key: value for key, value in {**record, **changes}.items() if value is not None})
 
 
-def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False, most=None):
+def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False, most=None, grid=InlineGrid):
     """Exchange an order with as many clients as there are answers: each a function of the client's number."""
     app = ClientApp()
 
@@ -49,7 +49,7 @@ def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False,
         client = context.node_config["partition-id"]
         return Message(answers[client](client), reply_to=message)
 
-    grid = InlineGrid(app, len(answers), at_once=at_once, timeout=timeout)
+    grid = grid(app, len(answers), at_once=at_once, timeout=timeout)
     try:
         clients = Clients.find(grid, greeting(len(answers)), Event(), most=most)
         return clients.exchange(range(len(answers)), order, "train", lambda: None, only_mean=only_mean)
@@ -215,3 +215,18 @@ def test_the_mean_alone_has_the_same_bytes_whatever_comes_first_and_holds_no_bad
 
 def test_without_tensors_there_is_no_mean():
     assert exchange([lambda client: reply(client, tensors={})] * 2, only_mean=True).mean is None
+
+
+def test_an_error_that_does_not_say_whose_it_is_is_the_fault_of_who_was_asked():
+    class Forgetful(InlineGrid):
+        """As Flower's SuperLink, which answers itself for a node that is gone."""
+
+        def pull_messages(self, message_ids):
+            for message in super().pull_messages(message_ids):
+                if message.has_error():
+                    message.metadata.__dict__["_src_node_id"] = 1
+                yield message
+
+    found = exchange([reply, raises, reply], grid=Forgetful)
+    assert [good.client for good in found.replies] == [0, 2]
+    assert [fault.client for fault in found.faults] == [1]

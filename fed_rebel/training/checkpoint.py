@@ -47,7 +47,10 @@ def take_up(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors
     parameters = dict(model.named_parameters())
     for place, value in tensor_file.part(_kind(optimiser), tensors).items():
         name, what = place.rsplit(".", 1)
-        optimiser.state[parameters[name]][what] = value.to(parameters[name].device)
+        # Of a parameter's shape it lies in memory as the parameter does: a fused step goes through both side by side.
+        like = parameters[name] if value.shape == parameters[name].shape else value
+        kept = torch.empty_like(like, dtype=value.dtype, device=parameters[name].device)
+        optimiser.state[parameters[name]][what] = kept.copy_(value)
 
 
 def _kind(optimiser: torch.optim.Optimizer) -> str:

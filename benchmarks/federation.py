@@ -46,7 +46,7 @@ class Watch:
 
 def rows(quick: bool) -> list[Row]:
     """The rounds that train and do not evaluate, and the whole run."""
-    clients, samples, repeats = (2, 64, 1) if quick else (20, 150, 2)
+    clients, samples, repeats = (2, 64, 1) if quick else (20, 100, 2)
     settings = federation(clients, samples)
     training, whole, bare_training, bare_whole, same = [], [], [], [], True
     with threads(settings.engine.threads):

@@ -11,7 +11,7 @@ from benchmarks.timing import python, threads
 
 def rows(quick: bool) -> list[Row]:
     """From the command to its end, evaluations, files and report with it."""
-    clients, samples = (2, 64) if quick else (20, 500)
+    clients, samples = (2, 64) if quick else (20, 450)
     settings = federation(clients, samples)
     on_ray = settings.model_copy(
         update={"engine": settings.engine.model_copy(update={"kind": "ray", "clients_at_once": 2})}

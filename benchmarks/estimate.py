@@ -24,7 +24,7 @@ from strategy.plan import plan
 
 SAMPLES = 600
 """Images of the clients whose images are most of what they cost."""
-FEW, MANY, STEP = 32, 160, 10
+FEW, MANY, STEP = 16, 64, 10
 """Clients with one step of so many images, whose images are the least of it."""
 CORES = 2
 ROUNDS = {"distill": 2, "private_pass": 1, "finetune": 2}

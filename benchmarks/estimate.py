@@ -8,7 +8,6 @@ from them. The cluster's cores are taken to be as fast as this machine's, and al
 """
 
 import argparse
-import json
 import signal
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 import fed_rebel.launch  # noqa: F401 - sets Flower's and Ray's environment before they are imported
-from benchmarks.federation import federation
+from benchmarks.federation import federation, round_seconds
 from benchmarks.timing import Finished, start, wait
 from fed_rebel.report import read_rounds
 from strategy.plan import plan
@@ -94,25 +93,18 @@ def _run(engine: str, clients: int, samples: int) -> Run:
         file.write_text(settings.to_toml(), encoding="utf-8")
         began = time.perf_counter()
         process = start(["-m", "fed_rebel.cli", "simulate", file, "--out", out])
-        while engine == "ray" and process.poll() is None and len(_seconds(out)) < len(plan(settings)) - 1:
+        while engine == "ray" and process.poll() is None and len(round_seconds(out)) < len(plan(settings)) - 1:
             time.sleep(0.1)
         if engine == "ray":
             process.send_signal(signal.SIGINT)
         ended = wait(process, began)
         kept = (out / "current" / "private" / "0.safetensors").stat().st_size
-        took, rows = _seconds(out), read_rounds(out / "rounds.jsonl")
+        took, rows = round_seconds(out), read_rounds(out / "rounds.jsonl")
     stages = {stage: [s for of, s in took[: len(plan(settings)) - 1] if of == stage] for stage in ROUNDS}
     seconds = {stage: mean(of_stage) for stage, of_stage in stages.items()}
     finetuned = rows[rows["stage"] == "finetune"].iloc[0]
     exchanged = finetuned["bytes_down"] + finetuned["bytes_up"]
     return Run(seconds, ended, took[-1][1] - seconds["finetune"], exchanged, kept)
-
-
-def _seconds(run: Path) -> list[tuple[str, float]]:
-    """Stage and seconds of each finished round."""
-    rows = (run / "rounds.jsonl").read_text().splitlines() if (run / "rounds.jsonl").exists() else []
-    took = {row["round"]: (row["stage"], row["seconds"]) for row in map(json.loads, rows)}
-    return [took[number] for number in sorted(took)]
 
 
 def estimate(m: Measured, clients: int, images: int, rounds: int, machines: int, cores: int) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """A federated run in this process, against a hand-written loop of the same local steps on as many threads."""
 
+import json
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -85,6 +86,13 @@ def run_inline(settings: Settings, path: Path, watch: Watch) -> None:
     Server(settings, run, watch).federate(grid)
     if watch.faults:
         raise RuntimeError(f"client {watch.faults[0].client}: {watch.faults[0].reason}")
+
+
+def round_seconds(run: Path) -> list[tuple[str, float]]:
+    """Stage and seconds of each finished round of a run directory; empty where there is none yet."""
+    rows = (run / "rounds.jsonl").read_text().splitlines() if (run / "rounds.jsonl").exists() else []
+    took = {row["round"]: (row["stage"], row["seconds"]) for row in map(json.loads, rows)}
+    return [took[number] for number in sorted(took)]
 
 
 def timed_rounds(loop: BareLoop) -> tuple[list[float], Tensors]:

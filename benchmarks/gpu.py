@@ -1,6 +1,5 @@
 """The paper preset on one GPU: ours against the hand-written loop, and several clients on it at once."""
 
-import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from statistics import mean
 import torch
 
 from benchmarks.bare_loop import BareLoop
-from benchmarks.federation import Watch, run_inline
+from benchmarks.federation import Watch, round_seconds, run_inline
 from benchmarks.table import Row
 from benchmarks.timing import python, seconds
 from fed_rebel import tensor_file
@@ -88,8 +87,7 @@ def _on_ray(settings: Settings, out: Path, at_once: int) -> float:
     file = out.with_suffix(".toml")
     file.write_text(settings.model_copy(update={"engine": engine}).to_toml(), encoding="utf-8")
     python(["-m", "fed_rebel.cli", "simulate", file, "--out", out])
-    took = {row["round"]: row["seconds"] for row in map(json.loads, (out / "rounds.jsonl").open())}
-    return sum(took[number] for number in range(1, 1 + TRAINING_ROUNDS))
+    return sum(took for _, took in round_seconds(out)[1 : 1 + TRAINING_ROUNDS])
 
 
 @dataclass

@@ -93,10 +93,8 @@ def train_warm_start(
     `partial`, from which an interrupted training goes on; the result is the same as without the interruption.
     """
     warm, seed = settings.warm_start, settings.seed
-    model, teacher = (
-        compute.place(build_model(settings, base, len(dataset.classes), seed)),
-        Teacher.of(base.head, compute),
-    )
+    model = compute.place(build_model(settings, base, len(dataset.classes), seed))
+    teacher = Teacher.of(base.head, compute)
     joint = Distillation(
         trained=("head1", "head2", "early", "tail"),
         rate=warm.learning_rate,

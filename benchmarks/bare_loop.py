@@ -41,8 +41,8 @@ class BareLoop:
         settings, self.setup = self.settings, prepare(self.settings)
         setup = self.setup
         self.start = warm_start(settings, setup.dataset, setup.base, setup.compute)
-        built = build_model(settings, setup.base, len(setup.dataset.classes), self.start.early_seed)
-        self.model = setup.compute.place(built)
+        classes, early_seed = len(setup.dataset.classes), self.start.early_seed
+        self.model = build_model(settings, setup.base, classes, early_seed, setup.compute)
 
     def rounds(self) -> Iterator[Tensors]:
         """Head2 and Tail after each round that trains."""

@@ -19,7 +19,7 @@ def rows(quick: bool) -> list[Row]:
     settings = load(None, [f"partition.samples={128 if quick else 600}"], preset="demo")
     setup = prepare(settings)
     compute, train, size = setup.compute, settings.train, settings.train.batch_size
-    model = compute.place(build_model(settings, setup.base, len(setup.dataset.classes), settings.seed))
+    model = build_model(settings, setup.base, len(setup.dataset.classes), settings.seed, compute)
     stage = Distillation(PARTS, train.distill_rate, train.distill_early_rate, settings.loss, update_statistics=False)
     optimiser, generator = stage.optimiser(model), noise(compute.device, 0)
     mine = setup.partition.shards[0].train

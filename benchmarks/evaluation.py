@@ -51,7 +51,7 @@ def rows(quick: bool) -> list[Row]:
 def _forward(settings: Settings, parts: list[tuple[Split, np.ndarray]]) -> Callable[[], None]:
     """All four networks on ready batches."""
     setup = prepare(settings)
-    model = setup.compute.place(build_model(settings, setup.base, len(setup.dataset.classes), settings.seed)).eval()
+    model = build_model(settings, setup.base, len(setup.dataset.classes), settings.seed, setup.compute).eval()
     ready = [list(evaluation_batches(setup.dataset, split, indices)) for split, indices in parts]
 
     @torch.inference_mode()

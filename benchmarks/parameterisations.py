@@ -32,9 +32,9 @@ def codes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     settings = Settings.from_flat({"data.name": "cifar100", "base.weights": "shipped", "warm_start.weights": "shipped"})
     setup = prepare(settings)
     warm = warm_start(settings, setup.dataset, setup.base, setup.compute)
-    model = build_model(settings, setup.base, len(setup.dataset.classes), warm.early_seed)
+    model = build_model(settings, setup.base, len(setup.dataset.classes), warm.early_seed, setup.compute)
     model.load_parts(warm.tensors)
-    head1, data = setup.compute.place(model).eval().head1, setup.dataset
+    head1, data = model.eval().head1, setup.dataset
     found = []
     for split, rows in (
         (data.train, hold_out(data.train.labels, len(data.classes))[0]),

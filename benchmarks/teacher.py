@@ -30,7 +30,7 @@ def _row(backbone: str, views: Settings, anew: Settings, repeats: int) -> Row:
     shard = open_shard(Order(views, "", "", 0, Stage.DISTILL, 0, False, {}), Node(0))
     base = shard.compute.place(build_base_model(backbone, shard.classes, views.seed)).eval()
     shard = replace(shard, base=base, teacher=Teacher.of(base.head, shard.compute))
-    model = shard.compute.place(build_model(views, base, shard.classes, views.seed))
+    model = build_model(views, base, shard.classes, views.seed, shard.compute)
     train = views.train
     stage = Distillation(PARTS, train.distill_rate, train.distill_early_rate, views.loss, update_statistics=False)
     optimiser, generator = stage.optimiser(model), noise(shard.compute.device, 0)

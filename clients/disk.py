@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import pandas as pd
 
 from fed_rebel import files, tensor_file
-from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM, private_file
+from fed_rebel.outbox import PREDICTIONS, RECORD, STATE, STATE_SUM
+from fed_rebel.runs import private_file
 from fed_rebel.tensor_file import Tensors
 from fed_rebel.training.setup import measure
 from strategy.messages import Order
@@ -62,17 +63,17 @@ class InRunDirectory:
 
     def save(self, tensors: Tensors) -> Files:
         """Beside those of the other clients."""
-        tensor_file.write(self._written(STATE), _finite(tensors))
+        self._write(STATE, tensor_file.to_bytes(_finite(tensors)))
         return {}
 
     def keep(self, record: Mapping[str, Any], predictions: pd.DataFrame) -> Files:
         """Beside those of the other clients."""
-        files.replace(self._written(PREDICTIONS), predictions.to_parquet(index=False))
-        files.replace(self._written(RECORD), json.dumps(record).encode())
+        self._write(PREDICTIONS, predictions.to_parquet(index=False))
+        self._write(RECORD, json.dumps(record).encode())
         return {}
 
-    def _written(self, end: str) -> Path:
-        return Path(self.order.outbox) / f"{self.client}{end}"
+    def _write(self, end: str, content: bytes) -> None:
+        files.replace(Path(self.order.outbox) / f"{self.client}{end}", content, sync=False)  # the server does
 
 
 @dataclass(frozen=True)

@@ -44,19 +44,18 @@ def restore(order: Order, shard: ClientShard, kept: Tensors | None = None) -> tu
 
     `kept` is its private state where that is not yet on its disk.
     """
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
     kept = kept or shard.disk.load()
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
     statistics = batch_norm_statistics(model)
     model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
-    return shard.compute.place(model), {name: t for name, t in kept.items() if name.split(".", 1)[0] not in PRIVATE}
+    return model, {name: t for name, t in kept.items() if name.split(".", 1)[0] not in PRIVATE}
 
 
 def _warm_start(order: Order, shard: ClientShard) -> Reply:
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
     model.load_parts(order.tensors)
-    shard.compute.place(model)
     train = order.settings.train
     stage = Distillation(
         trained=("head1", "head2", "early"),
@@ -78,11 +77,10 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
 
 def _start(order: Order, shard: ClientShard) -> Tensors:
     """A private state to begin with: the order's private parts, with the client's own label prior and its codes."""
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed)
+    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
     model.load_parts(order.tensors)
     if order.settings.early.prior == "shares":
-        model.early.apply_prior(shard.shares)
-    shard.compute.place(model)
+        model.early.apply_prior(shard.shares.to(shard.compute.device))
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)
     fit_early(model, shard.dataset, shard.shard.train, shard.compute)
     own = model.parts(*PRIVATE)

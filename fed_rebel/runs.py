@@ -31,15 +31,13 @@ import pandas as pd
 
 from fed_rebel import checksums, files, tensor_file
 from fed_rebel.checksums import Checksum
+from fed_rebel.outbox import PREDICTIONS, RECORD, STATE, STATE_SUM, Outbox
 from fed_rebel.settings import Settings, SettingsError, first_difference, load
 from partitions import Partition
 
 ROWS = "rounds.jsonl"
 SUMS = "sha256.json"
 WARM_START = "warm_start.safetensors"
-STATE, STATE_SUM, RECORD, PREDICTIONS = ".safetensors", ".sha256", ".json", ".parquet"
-"""How a client's files end: its private state, or in its place the state's SHA-256; its record of itself; its
-predictions."""
 SAME_VERSION = ("fed-rebel", "torch")
 """Packages without which the same version a run does not go on to the same bytes."""
 BY_CONTENT = ("data.name", "base.weights")
@@ -156,19 +154,21 @@ class RunDirectory:
         for part in ("private", "evaluation"):
             (self.round_path(number) / part).mkdir(parents=True)
 
-    def new_outbox(self, number: int) -> Path:
-        """A folder for what the clients write in one exchange of a round."""
-        outbox = self.round_path(number) / f"outbox-{uuid4().hex}"
-        outbox.mkdir()
-        return outbox
+    def new_outbox(self, number: int) -> Outbox:
+        """For what the clients write in one exchange of a round."""
+        return Outbox(self.round_path(number) / f"outbox-{uuid4().hex}")
 
-    def accept(self, number: int, outbox: Path, clients: Iterable[int]) -> None:
-        """Make what these clients wrote part of the round; what others wrote goes."""
+    def accept(self, number: int, outbox: Outbox, clients: Iterable[int]) -> dict[str, Checksum]:
+        """Make what these clients wrote part of the round, and give its sums; what others wrote goes."""
+        sums = {}
         for client in clients:
-            for written in outbox.glob(f"{client}.*"):
+            for written, found in outbox.secured(client).items():
                 part = "private" if written.suffix in (STATE, STATE_SUM) else "evaluation"
-                os.replace(written, self.round_path(number) / part / written.name)
-        shutil.rmtree(outbox, ignore_errors=True)
+                now = self.round_path(number) / part / written.name
+                os.replace(written, now)
+                sums[self._name(now)] = found
+        outbox.remove()
+        return sums
 
     def clients(self, number: int) -> list[int]:
         """The clients that have a private state in a round: in one that is not finished those that changed theirs."""
@@ -181,13 +181,13 @@ class RunDirectory:
         ends = {state.suffix for state in self._states(self.rounds_done - 1).values()}
         return STATE_SUM in ends if ends else None
 
-    def state_sum(self, number: int, client: int) -> str:
-        """The SHA-256 of the private state that a client has in a round on its own disk; empty where it has none there.
+    def state_sums(self, number: int) -> dict[int, str]:
+        """The SHA-256 of the private state that each client has in a round on a disk of its own.
 
         It is the one accepted in that round, else of the one before it.
         """
-        state = self._states(number).get(client) or self._states(number - 1).get(client)
-        return state.read_text() if state is not None and state.suffix == STATE_SUM else ""
+        states = self._states(number - 1) | self._states(number)
+        return {client: state.read_text() for client, state in states.items() if state.suffix == STATE_SUM}
 
     def finish_round(
         self,
@@ -195,14 +195,15 @@ class RunDirectory:
         shared: tensor_file.Tensors,
         rows: Iterable[Mapping[str, Any]],
         memory: tensor_file.Tensors | None = None,
+        accepted: Mapping[str, Checksum] | None = None,
     ) -> None:
         """Make a round current: its private states, those it left unchanged, the server's tensors, and its rows.
 
-        `memory` is what the strategy remembers of it on the server.
+        `memory` is what the strategy remembers of it on the server, `accepted` what `accept` gave in the round.
         """
         here = self.round_path(number)
         sums = self._sums() if number else {}
-        known = {name: found for name, found in sums.items() if name == WARM_START}
+        known = {name: found for name, found in sums.items() if name == WARM_START} | dict(accepted or {})
         changed = self._states(number)
         for client, state in self._states(number - 1).items():
             if client not in changed:

@@ -82,9 +82,10 @@ class Rebel:
 
     def _warm_start_with(self, shared: Tensors) -> Model:
         start = WarmStart.from_tensors(tensor_file.read(self.kept))
-        model = build_model(self.settings, self.setup.base, len(self.setup.dataset.classes), start.early_seed)
+        classes, compute = len(self.setup.dataset.classes), self.setup.compute
+        model = build_model(self.settings, self.setup.base, classes, start.early_seed, compute)
         model.load_parts(start.tensors | shared)
-        return fold(self.setup.compute.place(model).eval())
+        return fold(model.eval())
 
 
 def sent_parts(stage: Stage, head1: str) -> tuple[str, ...]:

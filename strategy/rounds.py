@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fed_rebel import files
-from fed_rebel.runs import PREDICTIONS, RECORD, STATE, STATE_SUM
+from fed_rebel.outbox import PREDICTIONS, RECORD, STATE, STATE_SUM
 from fed_rebel.training.setup import measure
 from strategy.averaging import Mean
 from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, size
@@ -122,7 +122,7 @@ class Clients:
         whom: Sequence[int],
         order: Order,
         kind: str,
-        replied: Callable[[], None],
+        replied: Callable[[int], None],
         states: Mapping[int, str] | None = None,
         only_mean: bool = False,
     ) -> Exchange:
@@ -155,7 +155,6 @@ class Clients:
                     good[client] = replace(good[client], tensors={}, beside={})
 
         for node, message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
-            replied()
             client = client_of[node]
             if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
@@ -165,6 +164,7 @@ class Clients:
                 good[client] = reply
             except ValueError as error:
                 faults[client] = str(error)
+            replied(client)
             take_turns()
         silent = f"no reply, engine.timeout = {order.settings.engine.timeout:g} s"
         faults |= {client: silent for client in whom if client not in good and client not in faults}

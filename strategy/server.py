@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from flwr.serverapp import Grid
 
+from fed_rebel.checksums import Checksum
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
@@ -95,14 +96,20 @@ class Server:
         self.run.begin_round(step.number)
         if step.stage is Stage.PRIVATE_START:
             method.private_start(state)
+        accepted: dict[str, Checksum] = {}
 
         def ask(kind: str, whom: list[int], sent: Tensors, beside: Tensors, only_mean: bool = False) -> Exchange:
             outbox = self.run.new_outbox(step.number)
+
+            def replied(client: int) -> None:
+                outbox.secure(client)
+                self.watcher.replied()
+
             order = Order(
                 settings=self.settings,
                 run=str(self.run.path),
                 run_id=self.run.id if clients.own_disks else "",
-                outbox=str(outbox),
+                outbox=str(outbox.path),
                 round=step.number,
                 stage=step.stage,
                 early_seed=method.early_seed,
@@ -111,9 +118,9 @@ class Server:
                 beside=beside,
                 form=prepare(self.settings).dataset.form if self.settings.partition.kind == "own" else None,
             )
-            states = {client: self.run.state_sum(step.number, client) for client in whom} if clients.own_disks else {}
-            exchange = clients.exchange(whom, order, kind, self.watcher.replied, states, only_mean)
-            self.run.accept(step.number, outbox, [reply.client for reply in exchange.replies])
+            states = self.run.state_sums(step.number)
+            exchange = clients.exchange(whom, order, kind, replied, states, only_mean)
+            accepted.update(self.run.accept(step.number, outbox, [reply.client for reply in exchange.replies]))
             exchange = replace(exchange, faults=[_with_consequence(fault, kind, step) for fault in exchange.faults])
             for fault in exchange.faults:
                 self.watcher.fault(step.number, fault)
@@ -153,7 +160,7 @@ class Server:
             rows.append({"round": step.number, "stage": step.stage, "client": None} | of_nobody)
         for row in rows:
             row["seconds"] = round(time.monotonic() - began, 3)
-        self.run.finish_round(step.number, state, rows, memory)
+        self.run.finish_round(step.number, state, rows, memory, accepted)
         self.watcher.round_ended(rows)
         return state, memory
 

@@ -254,7 +254,7 @@ def test_a_client_that_trains_alone_does_not_depend_on_the_others(runs, baseline
     for step in plan(settings):
         run.begin_round(step.number)
         outbox = run.new_outbox(step.number)
-        order = Order(settings, str(run.path), str(outbox), step.number, step.stage, 0, step.last, {})
+        order = Order(settings, str(run.path), str(outbox.path), step.number, step.stage, 0, step.last, {})
         reply = whole_model.train(order, open_shard(order, Node(1)))
         assert not reply.tensors
         run.accept(step.number, outbox, [1])

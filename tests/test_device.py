@@ -28,7 +28,7 @@ def without_autocast(monkeypatch):
 def test_a_step_of_every_stage_runs_on_the_device_alone(backbone, kind):
     settings = load(None, [f"base.backbone={backbone}", f"early.kind={kind}"], preset="demo")
     base = build_base_model(backbone, 100, seed=0)
-    model = META.place(build_model(settings, base, 100, 0))
+    model = build_model(settings, base, 100, 0, META)
     teacher = Teacher.of(META.place(base.eval()).head, META)
     generator = noise(torch.device("cpu"), 0)  # a GPU has a generator of its own
     adam = torch.optim.Adam(model.parameters())  # the stage's own is fused, which knows no such device
@@ -46,6 +46,6 @@ def test_a_step_of_every_stage_runs_on_the_device_alone(backbone, kind):
 def test_what_lies_on_another_device_is_found():
     settings = load(None, [], preset="demo")
     base = build_base_model("resnet20", 100, seed=0)
-    model, stage = META.place(build_model(settings, base, 100, 0)), FineTuning(1e-3, update_statistics=False)
+    model, stage = build_model(settings, base, 100, 0, META), FineTuning(1e-3, update_statistics=False)
     with pytest.raises(RuntimeError, match="device"):
         finetune(model, BATCHES, stage, stage.optimiser(model), META, noise(torch.device("cpu"), 0), torch.zeros(100))

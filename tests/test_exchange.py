@@ -52,7 +52,7 @@ def exchange(answers, order=ORDER, timeout=math.inf, at_once=1, only_mean=False,
     grid = grid(app, len(answers), at_once=at_once, timeout=timeout)
     try:
         clients = Clients.find(grid, greeting(len(answers)), Event(), most=most)
-        return clients.exchange(range(len(answers)), order, "train", lambda: None, only_mean=only_mean)
+        return clients.exchange(range(len(answers)), order, "train", lambda client: None, only_mean=only_mean)
     finally:
         grid.close()
 

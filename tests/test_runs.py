@@ -1,5 +1,6 @@
 """The run directory: a kill at any moment loses the round that was running and nothing else."""
 
+import hashlib
 import json
 import os
 import re
@@ -198,9 +199,9 @@ def test_what_a_client_writes_counts_once_it_is_accepted(run):
     run.begin_round(1)
     outbox = run.new_outbox(1)
     for client in (0, 1):
-        tensor_file.write(outbox / f"{client}.safetensors", private(10 + client))
+        tensor_file.write(outbox.path / f"{client}.safetensors", private(10 + client))
     run.accept(1, outbox, [0, 2])
-    tensor_file.write(outbox / "2.safetensors", private(12))  # late
+    tensor_file.write(outbox.path / "2.safetensors", private(12))  # late
     run.finish_round(1, {}, rows(1))
     assert [state_of(run, client) for client in range(3)] == [10, 1, 2]
     assert run.clients(1) == [0, 1, 2]
@@ -208,12 +209,29 @@ def test_what_a_client_writes_counts_once_it_is_accepted(run):
     assert [path.name for path in (run.path / "rounds").iterdir()] == ["0002"]
 
 
+def test_what_is_accepted_is_on_the_disk_and_its_sums_are_those_of_the_files(run, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    run.begin_round(0)
+    outbox = run.new_outbox(0)
+    for client in range(3):
+        files.replace(outbox.path / f"{client}.safetensors", b"state", sync=False)
+        files.replace(outbox.path / f"{client}.txt", b"nothing of ours", sync=False)
+    assert not synced
+    outbox.secure(0)
+    sums = run.accept(0, outbox, [0, 2])
+    names = {"rounds/0000/private/0.safetensors", "rounds/0000/private/2.safetensors"}
+    assert sums == {name: Checksum(5, hashlib.sha256(b"state").hexdigest()) for name in names}
+    assert set(synced) == {(run.path / name).stat().st_ino for name in names}
+    assert {str(path.relative_to(run.path)) for path in run.path.glob("rounds/**/*.*")} == names
+
+
 def test_an_evaluation_counts_once_it_is_accepted(run):
     run.begin_round(0)
     outbox = run.new_outbox(0)
     for client in (0, 1):
-        pd.DataFrame({"client": [client]}).to_parquet(outbox / f"{client}.parquet")
-        (outbox / f"{client}.json").write_text(json.dumps({"client": client}))
+        pd.DataFrame({"client": [client]}).to_parquet(outbox.path / f"{client}.parquet")
+        (outbox.path / f"{client}.json").write_text(json.dumps({"client": client}))
     run.accept(0, outbox, [1])
     records, predictions = run.evaluations(0)
     assert (records, predictions["client"].tolist()) == ([{"client": 1}], [1])
@@ -241,8 +259,8 @@ def two_rounds(run):
     do_round(run, 0)
     run.begin_round(1)
     outbox = run.new_outbox(1)
-    tensor_file.write(outbox / "0.safetensors", private(10))
-    (outbox / "0.json").write_text(json.dumps({"client": 0}))
+    tensor_file.write(outbox.path / "0.safetensors", private(10))
+    (outbox.path / "0.json").write_text(json.dumps({"client": 0}))
     run.accept(1, outbox, [0])
     run.finish_round(1, {"head2.weight": torch.ones(2)}, rows(1), {"memory": torch.ones(2)})
     run.check_whole(Settings())

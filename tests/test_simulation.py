@@ -292,7 +292,7 @@ def test_rounds_are_told_client_by_client(finished):
 def test_the_balanced_accuracy_is_of_the_shared_part_through_the_warm_start_s_head1(finished):
     setup = prepare(finished.settings)
     start = WarmStart.from_tensors(tensor_file.read(finished.run.path / "warm_start.safetensors"))
-    model = build_model(finished.settings, setup.base, len(setup.dataset.classes), start.early_seed)
+    model = build_model(finished.settings, setup.base, len(setup.dataset.classes), start.early_seed, setup.compute)
     model.load_parts(start.tensors | finished.run.shared())
     model.eval()
 
@@ -726,7 +726,7 @@ def test_a_client_whose_training_diverges_keeps_its_private_state(stopped, tiny_
     head2 = {name: tensor for name, tensor in run.shared().items() if name.startswith("head2.")}
     head2["head2.layers.0.weight"][0] = math.nan
     run.begin_round(DISTILL)
-    outbox = run.new_outbox(DISTILL)
+    outbox = run.new_outbox(DISTILL).path
     order = Order(tiny_settings(), str(run.path), str(outbox), DISTILL, stage, warm.early_seed, False, head2)
     with pytest.raises(ValueError, match="not finite"):
         train(order, open_shard(order, Node(1)))

@@ -112,7 +112,7 @@ def _figure_10(settings: Settings, setup: Setup, out: Path, server_speedup: floa
     """With the times of this machine, or those given; weights do not matter for them, so nothing is trained."""
     exits = settings.exits
     mixture = Variant("gmc-diag", regularised=True, seed=settings.seed).settings(settings)
-    model = setup.compute.place(build_model(mixture, setup.base, len(setup.dataset.classes), settings.seed)).eval()
+    model = build_model(mixture, setup.base, len(setup.dataset.classes), settings.seed, setup.compute).eval()
     images = torch.zeros(BATCH, 3, 32, 32, device=setup.compute.device)
     with torch.inference_mode(), setup.compute.autocast():
         code = model.head1(images).mu

@@ -91,7 +91,7 @@ def warm_start(
     """
     weights, classes = settings.warm_start.weights, len(dataset.classes)
     if weights == "none":
-        return fresh_start(settings, base, classes)
+        return fresh_start(settings, base, classes, compute)
     if weights == "pooled":
         return _pooled_warm_start(settings, dataset, base, compute, epoch_done)
     if weights == "shipped":
@@ -108,7 +108,7 @@ def warm_start(
         path = Path(weights).expanduser()
     try:
         warm = WarmStart.from_tensors(tensor_file.read(path))
-        model = build_model(settings, base, classes, warm.early_seed)
+        model = build_model(settings, base, classes, warm.early_seed, compute)
         if settings.early.kind in FITTED:
             warm = replace(warm, tensors=_without_early(warm.tensors))
         model.load_parts(warm.tensors)

@@ -52,13 +52,13 @@ class WarmStart:
         )
 
 
-def build_model(settings: Settings, base: BaseModel, classes: int, early_seed: int) -> Rebel:
-    """A ReBEL model of these settings on the base model's Tail, its own parts fresh from `settings.seed`."""
-    return twin(_first(settings.early, base, classes, early_seed, settings.seed))
+def build_model(settings: Settings, base: BaseModel, classes: int, early_seed: int, compute: Compute) -> Rebel:
+    """A ReBEL model of these settings, placed: the base model's Tail, its own parts fresh from `settings.seed`."""
+    return twin(_first(settings.early, base, classes, early_seed, settings.seed, compute))
 
 
 @lru_cache(maxsize=2)
-def _first(chosen: Early, base: BaseModel, classes: int, early_seed: int, seed: int) -> Rebel:
+def _first(chosen: Early, base: BaseModel, classes: int, early_seed: int, seed: int, compute: Compute) -> Rebel:
     """The model that a process builds twins of, one for each message to a client; read only."""
     classifier = early.build(
         chosen.kind,
@@ -69,12 +69,12 @@ def _first(chosen: Early, base: BaseModel, classes: int, early_seed: int, seed: 
         parameterisation=chosen.parameterisation,
         posterior=chosen.posterior,
     )
-    return Rebel(classifier, base.tail, base.head.channels, seed)
+    return compute.place(Rebel(classifier, twin(base.tail), base.head.channels, seed))
 
 
-def fresh_start(settings: Settings, base: BaseModel, classes: int) -> WarmStart:
+def fresh_start(settings: Settings, base: BaseModel, classes: int, compute: Compute) -> WarmStart:
     """Untrained Head1, Head2 and early classifier, the same for all clients, and the base model's Tail."""
-    model = build_model(settings, base, classes, settings.seed)
+    model = build_model(settings, base, classes, settings.seed, compute)
     return WarmStart(model.parts(*PRIVATE, *SHARED), settings.seed)
 
 
@@ -93,7 +93,7 @@ def train_warm_start(
     `partial`, from which an interrupted training goes on; the result is the same as without the interruption.
     """
     warm, seed = settings.warm_start, settings.seed
-    model = compute.place(build_model(settings, base, len(dataset.classes), seed))
+    model = build_model(settings, base, len(dataset.classes), seed, compute)
     teacher = Teacher.of(base.head, compute)
     joint = Distillation(
         trained=("head1", "head2", "early", "tail"),

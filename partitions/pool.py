@@ -36,5 +36,7 @@ class Pool:
         within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each - offsets[clients, classes], each)
         start = np.cumsum(self.stock) - self.stock
         images = self.images[np.repeat(start[classes], each) + within % np.repeat(self.stock[classes], each)]
-        bounds = np.concatenate([[0], np.cumsum(counts.sum(axis=1))])
-        return [np.sort(images[a:b]) for a, b in pairwise(bounds)]
+        numbers, span = counts.sum(axis=1), images.max(initial=0) + 1
+        images = np.sort(np.repeat(np.arange(len(counts)), numbers) * span + images) % span  # one sort for all clients
+        bounds = np.concatenate([[0], np.cumsum(numbers)])
+        return [images[a:b] for a, b in pairwise(bounds)]

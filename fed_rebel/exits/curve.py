@@ -61,15 +61,13 @@ def coverage_curve(score: ArrayLike, local_correct: ArrayLike, remote_correct: A
 
     order = np.argsort(-score, kind="stable")
     ranked = score[order]
-    ends = np.append(
-        np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1
-    )  # the last query of each distinct score
-    answered = np.append(0, ends + 1)
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of its distinct score
+    answered = np.append(0, np.flatnonzero(last) + 1)
     sent = score.size - answered
-    local_right = np.append(0, np.cumsum(local[order])[ends])
-    remote_right = remote.sum() - np.append(0, np.cumsum(remote[order])[ends])
+    local_right, remote_answered = _sums(local[order])[answered], _sums(remote[order])[answered]
+    remote_right = remote_answered[-1] - remote_answered
     return Curve(
-        thresholds=np.append(np.inf, ranked[ends]),
+        thresholds=np.append(np.inf, ranked[last]),
         coverage=answered / score.size,
         local_answered=_ratio(local_right, answered),
         remote_sent=_ratio(remote_right, sent),
@@ -83,6 +81,13 @@ def at_coverage(score: ArrayLike, local_correct: ArrayLike, remote_correct: Arra
     Arguments as in `coverage_curve`. Ties are split at random in expectation, see `Curve.overall_at`.
     """
     return float(coverage_curve(score, local_correct, remote_correct).overall_at(coverage))
+
+
+def _sums(right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many of the first 0, 1, ..., N are right, [N + 1]."""
+    sums = np.zeros(right.size + 1, np.int64)
+    np.cumsum(right, out=sums[1:])
+    return sums
 
 
 def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:

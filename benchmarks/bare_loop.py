@@ -55,7 +55,7 @@ class BareLoop:
             sums = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in shared.items()}
             samples = sum(len(shard.train) for shard in self.setup.partition.shards)
             for client, shard in enumerate(self.setup.partition.shards):
-                self.model.load_parts(private[client] | shared)
+                self._load(private[client] | shared)
                 self._train(shard, step.stage, step.number)
                 if step.stage != "finetune":
                     self._fit_range(shard)
@@ -68,11 +68,16 @@ class BareLoop:
             yield dict(shared)
 
     def _private_start(self, shard: Shard) -> Tensors:
-        self.model.load_parts(self.start.tensors)
+        self._load(self.start.tensors)
         labels = self.setup.dataset.train.labels[shard.train]
         self.model.early.apply_prior(self._shares(labels))
         self._fit_range(shard)
         return _copied(self.model.parts("head1", "code", "early"))
+
+    def _load(self, tensors: Tensors) -> None:
+        own = self.model.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
 
     def _train(self, shard: Shard, stage: str, number: int) -> None:
         settings, model, setup = self.settings, self.model, self.setup

@@ -51,7 +51,7 @@ def rows(quick: bool) -> list[Row]:
         greeting = Greeting(settings, {}, Form("-", ("-",), Normalisation((0.5,) * 3, (0.5,) * 3), flip=False))
         order = Order(settings, folder, folder, 0, Stage.FINETUNE, 0, False, tensors)
         clients = Clients.find(grid, greeting, Event())
-        took, bare = in_turn(lambda: clients.exchange([0], order, "train", lambda: None), copy, 3 if quick else 9)
+        took, bare = in_turn(lambda: clients.exchange([0], order, "train", lambda _: None), copy, 3 if quick else 9)
         assert Path(folder).is_dir()
     name = f"a message with Head2 and Tail of {backbone} and its reply, {megabytes:.0f} MB each way, inline"
     return [Row(name, "copying its tensors once", times(5), took, bare)]

@@ -32,8 +32,7 @@ def codes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     settings = Settings.from_flat({"data.name": "cifar100", "base.weights": "shipped", "warm_start.weights": "shipped"})
     setup = prepare(settings)
     warm = warm_start(settings, setup.dataset, setup.base, setup.compute)
-    model = build_model(settings, setup.base, len(setup.dataset.classes), warm.early_seed, setup.compute)
-    model.load_parts(warm.tensors)
+    model = build_model(settings, setup.base, len(setup.dataset.classes), warm.early_seed, setup.compute, warm.tensors)
     head1, data = model.eval().head1, setup.dataset
     found = []
     for split, rows in (

@@ -14,6 +14,7 @@ from fed_rebel.tensor_file import Tensors
 from fed_rebel.training import checkpoint
 from fed_rebel.training.drift import clip, pull
 from fed_rebel.training.stages import (
+    STATISTICS,
     Distillation,
     FineTuning,
     batch_norm_statistics,
@@ -44,18 +45,20 @@ def restore(order: Order, shard: ClientShard, kept: Tensors | None = None) -> tu
 
     `kept` is its private state where that is not yet on its disk.
     """
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
     kept = kept or shard.disk.load()
     own = {name: tensor for name, tensor in kept.items() if name.split(".", 1)[0] in PRIVATE + SHARED}
     # A shared Head1 is the server's; BatchNorm's statistics, where a client keeps some, are its own.
-    statistics = batch_norm_statistics(model)
-    model.load_parts(own | {name: t for name, t in order.tensors.items() if name not in own or name not in statistics})
+    shared = {name: t for name, t in order.tensors.items() if name not in own or not name.endswith(STATISTICS)}
+    model = _model(order, shard, own | shared)
     return model, {name: t for name, t in kept.items() if name.split(".", 1)[0] not in PRIVATE}
 
 
+def _model(order: Order, shard: ClientShard, tensors: Tensors) -> Rebel:
+    return build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute, tensors)
+
+
 def _warm_start(order: Order, shard: ClientShard) -> Reply:
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
-    model.load_parts(order.tensors)
+    model = _model(order, shard, order.tensors)
     train = order.settings.train
     stage = Distillation(
         trained=("head1", "head2", "early"),
@@ -77,8 +80,7 @@ def _private_start(order: Order, shard: ClientShard) -> Reply:
 
 def _start(order: Order, shard: ClientShard) -> Tensors:
     """A private state to begin with: the order's private parts, with the client's own label prior and its codes."""
-    model = build_model(order.settings, shard.base, shard.classes, order.early_seed, shard.compute)
-    model.load_parts(order.tensors)
+    model = _model(order, shard, order.tensors)
     if order.settings.early.prior == "shares":
         model.early.apply_prior(shard.shares.to(shard.compute.device))
     fit_code(model, shard.dataset, shard.shard.train, shard.compute)

@@ -83,8 +83,8 @@ class Rebel:
     def _warm_start_with(self, shared: Tensors) -> Model:
         start = WarmStart.from_tensors(tensor_file.read(self.kept))
         classes, compute = len(self.setup.dataset.classes), self.setup.compute
-        model = build_model(self.settings, self.setup.base, classes, start.early_seed, compute)
-        model.load_parts(start.tensors | shared)
+        tensors = start.tensors | shared
+        model = build_model(self.settings, self.setup.base, classes, start.early_seed, compute, tensors)
         return fold(model.eval())
 
 

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from fed_rebel.early import answer, build
-from fed_rebel.early.gmc_diagonal import GMCDiagonal
+from fed_rebel.early.gmc_diagonal import DiagonalEnergy, GMCDiagonal
 from fed_rebel.early.gmc_full import GaussianEnergy, GMCFull, invert
 from fed_rebel.early.gmc_precision import GMCPrecision, PrecisionEnergy
 from fed_rebel.early.mixture import GaussianMixture
@@ -239,6 +239,11 @@ def test_the_written_out_gradient_passes_gradcheck(spread_shape, parameterisatio
 
     factor = None if spread_shape is None else random(5, *spread_shape)
     assert torch.autograd.gradcheck(energy, (y, factor, means, scale))
+
+
+def test_the_written_out_gradient_of_diagonal_gaussians_passes_gradcheck():
+    y, means, scale = (codes(n, 3, seed=n).double().requires_grad_() for n in (5, 6, 7))
+    assert torch.autograd.gradcheck(DiagonalEnergy.apply, (y, means, scale[:6]))
 
 
 @pytest.mark.parametrize("at_once", [2, 3])

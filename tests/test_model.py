@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import gradcheck
+from torch.func import functional_call
 from torchvision.models import resnet18
 from torchvision.models.resnet import Bottleneck
 
@@ -180,6 +182,18 @@ def test_gdn_is_its_formula():
         assert y[b, i, h, w].item() == pytest.approx(x[b, i, h, w].item() / norm**0.5, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("trained", [("x",), ("x", "root_beta", "root_gamma"), ("root_gamma",)])
+def test_gdn_s_written_out_gradient_passes_gradcheck(trained):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"x": (2, 4, 3, 2), "root_beta": (4,), "root_gamma": (4, 4)}
+    values = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def normalised(x, root_beta, root_gamma):
+        return functional_call(GDN(4), {"root_beta": root_beta, "root_gamma": root_gamma}, x)
+
+    assert gradcheck(normalised, [value.requires_grad_(name in trained) for name, value in values.items()])
+
+
 @given(st.floats(-3, 3), st.floats(-3, 3))
 @hypothesis_settings(deadline=None, max_examples=25)
 def test_gdn_s_beta_and_gamma_are_positive_whatever_is_learnt(beta, gamma):
@@ -284,7 +298,7 @@ def test_the_parts_are_private_or_shared_and_nothing_else():
 
 def test_parts_can_be_taken_over_from_another_model():
     one, other = small_model(seed=1), small_model(seed=2)
-    other.load_parts(one.parts("head1", "head2"))
+    other = other.twin_with(one.parts("head1", "head2"))
     assert all(torch.equal(t, other.state_dict()[name]) for name, t in one.parts("head1", "head2").items())
     tails = one.parts("tail"), other.parts("tail")
     assert any(not torch.equal(tails[0][name], tails[1][name]) for name in tails[0])
@@ -293,7 +307,7 @@ def test_parts_can_be_taken_over_from_another_model():
 @pytest.mark.parametrize("name", ["head1.nothing", "head1.layers.0.weight"])
 def test_a_tensor_that_does_not_fit_is_named(name):
     with pytest.raises(ValueError, match=rf"^tensor {name} \(2,\): does not fit the model \(.+\)$"):
-        small_model().load_parts({name: torch.zeros(2)})
+        small_model().twin_with({name: torch.zeros(2)})
 
 
 @pytest.mark.filterwarnings("error")

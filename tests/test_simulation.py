@@ -293,7 +293,7 @@ def test_the_balanced_accuracy_is_of_the_shared_part_through_the_warm_start_s_he
     setup = prepare(finished.settings)
     start = WarmStart.from_tensors(tensor_file.read(finished.run.path / "warm_start.safetensors"))
     model = build_model(finished.settings, setup.base, len(setup.dataset.classes), start.early_seed, setup.compute)
-    model.load_parts(start.tensors | finished.run.shared())
+    model = model.twin_with(start.tensors | finished.run.shared())
     model.eval()
 
     def through_the_code(images):

@@ -32,9 +32,11 @@ _OTHERS: dict[Any, Callable[..., int]] = {
     for operator in (
         _aten.add,
         _aten.sub,
+        _aten.sub_,
         _aten.mul,
         _aten.div,
         _aten.rsqrt,
+        _aten.rsqrt_,
         _aten.sqrt,
         _aten.exp,
         _aten.log,

@@ -52,10 +52,10 @@ class GaussianMixture(EarlyClassifier):
         """Energy of every Gaussian at the points y: [B, d] to [B, C, K]."""
 
     @abstractmethod
-    def _label_energies(self, mean: Tensor, spread: Tensor, labels: Tensor) -> Tensor:
-        """Energy of the labels' own Gaussians at distributions.
+    def _nearest_energy(self, mean: Tensor, spread: Tensor, labels: Tensor) -> Tensor:
+        """Energy of the nearest of the labels' own Gaussians at distributions.
 
-        Shapes: mean [B, d], spread [B, d] or [B, d, d], labels int64 [B] to [B, K].
+        Shapes: mean [B, d], spread [B, d] or [B, d, d], labels int64 [B] to [B].
         """
 
     @abstractmethod
@@ -93,7 +93,7 @@ class GaussianMixture(EarlyClassifier):
 
     def _kl(self, mu: Tensor, log_var: Tensor, labels: Tensor) -> Tensor:
         posterior = self.posterior(mu, log_var)
-        nearest = self._label_energies(posterior.mean, posterior.spread, labels).min(1).values
+        nearest = self._nearest_energy(posterior.mean, posterior.spread, labels)
         return 0.5 * (nearest - posterior.log_det - self.dimensions)
 
     def _add_to_log_joint(self, log_shares: Tensor) -> None:

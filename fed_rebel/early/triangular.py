@@ -122,7 +122,7 @@ class TriangularMixture(GaussianMixture):
         energies = self._grouped_energies(y, None, dict.fromkeys(range(classes), every_row))
         return energies.view(classes, len(y), components).transpose(0, 1)
 
-    def _label_energies(self, mean: Tensor, spread: Tensor, labels: Tensor) -> Tensor:
+    def _nearest_energy(self, mean: Tensor, spread: Tensor, labels: Tensor) -> Tensor:
         groups = {c: (labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))}
         energies = self._grouped_energies(mean, spread, groups)
-        return energies.index_select(0, torch.cat(list(groups.values())).argsort())
+        return energies.index_select(0, torch.cat(list(groups.values())).argsort()).min(1).values

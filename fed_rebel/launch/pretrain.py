@@ -41,9 +41,8 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
     print(f"base model: {100 * accuracy:.2f} % of {len(setup.dataset.test)} test images")
     made = setup.base.state_dict()
     if start is not None and settings.warm_start.weights != "none":
-        model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed, setup.compute)
-        model.load_parts(start.tensors)
-        model.eval()
+        classes, compute = len(setup.dataset.classes), setup.compute
+        model = build_model(settings, setup.base, classes, start.early_seed, compute, start.tensors).eval()
         available, _ = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
         fit_early(model, setup.dataset, available, setup.compute)
         test = setup.dataset.test

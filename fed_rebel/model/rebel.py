@@ -8,6 +8,7 @@ from fed_rebel.early import EarlyClassifier
 from fed_rebel.model.code import EightBitCode, sample
 from fed_rebel.model.heads import Head1, Head2, Posterior
 from fed_rebel.model.resnet import Tail
+from fed_rebel.model.twin import twin
 
 PRIVATE = ("head1", "code", "early")
 """The device's parts: after the warm start they never leave a client."""
@@ -39,15 +40,15 @@ class Rebel(nn.Module):
         """The tensors of some of the parts, each under `part.name`, detached."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.split(".", 1)[0] in names}
 
-    def load_parts(self, tensors: tensor_file.Tensors) -> None:
-        """Take tensors under `part.name`. Raises `ValueError` for an unknown name or a wrong shape."""
-        own = self.state_dict()
-        fitted = {f"early.{name}": name for name in self.early.fitted}
+    def twin_with(self, tensors: tensor_file.Tensors) -> "Rebel":
+        """A copy with tensors under `part.name` in the place of its own; they are copied too.
+
+        Raises `ValueError` for an unknown name or a wrong shape.
+        """
+        own, fitted = self.state_dict(), {f"early.{name}" for name in self.early.fitted}
         for name, tensor in tensors.items():
-            if name in fitted and own[name].shape[1:] == tensor.shape[1:]:
-                setattr(self.early, fitted[name], tensor.to(own[name]))
-                continue
-            if name not in own or own[name].shape != tensor.shape:
+            first = 1 if name in fitted else 0  # dimension that must be the same
+            if name not in own or own[name].shape[first:] != tensor.shape[first:]:
                 expected = tuple(own[name].shape) if name in own else "no such tensor"
                 raise ValueError(f"tensor {name} {tuple(tensor.shape)}: does not fit the model ({expected})")
-            own[name].copy_(tensor)
+        return twin(self, tensors)

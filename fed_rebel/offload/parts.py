@@ -118,8 +118,8 @@ def device_part(path: Path, client: int) -> DevicePart:
     early_seed = WarmStart.from_tensors(tensor_file.read(run.path / "warm_start.safetensors")).early_seed
     compute = choose_compute(settings.engine)
     base = build_base_model(settings.base.backbone, len(dataset.classes), seed=0)
-    model = build_model(settings, base, len(dataset.classes), early_seed, compute).eval()
-    model.load_parts({name: tensor for name, tensor in own.items() if name.split(".", 1)[0] in PRIVATE} | shared)
+    tensors = {name: tensor for name, tensor in own.items() if name.split(".", 1)[0] in PRIVATE} | shared
+    model = build_model(settings, base, len(dataset.classes), early_seed, compute, tensors).eval()
     counts = Partition.load(run.path / "partition.npz").label_counts[client]
     answers = server_answers(settings.exits.model_dump())
     sampled = settings.exits.code == "sampled"

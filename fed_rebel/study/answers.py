@@ -62,8 +62,9 @@ def trained(variant: Variant, study: Settings, setup: Setup, epoch_done: EpochDo
     """The variant's model, in evaluation mode; trained, or found in the cache of pooled warm starts."""
     settings = variant.settings(study)
     start = warm_start(settings, setup.dataset, setup.base, setup.compute, epoch_done)
-    model = build_model(settings, setup.base, len(setup.dataset.classes), start.early_seed, setup.compute)
-    model.load_parts(start.tensors)
+    model = build_model(
+        settings, setup.base, len(setup.dataset.classes), start.early_seed, setup.compute, start.tensors
+    )
     model.eval()
     fit_early(model, setup.dataset, pooled(setup), setup.compute)
     return model

@@ -108,10 +108,9 @@ def warm_start(
         path = Path(weights).expanduser()
     try:
         warm = WarmStart.from_tensors(tensor_file.read(path))
-        model = build_model(settings, base, classes, warm.early_seed, compute)
         if settings.early.kind in FITTED:
             warm = replace(warm, tensors=_without_early(warm.tensors))
-        model.load_parts(warm.tensors)
+        model = build_model(settings, base, classes, warm.early_seed, compute, warm.tensors)
         needed = set(model.parts(*PRIVATE, *SHARED)) - {f"early.{name}" for name in model.early.fitted}
         if missing := sorted(needed - set(warm.tensors)):
             raise ValueError(f"it lacks {missing[0]}, which early.kind = '{settings.early.kind}' needs")

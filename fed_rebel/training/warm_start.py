@@ -52,9 +52,19 @@ class WarmStart:
         )
 
 
-def build_model(settings: Settings, base: BaseModel, classes: int, early_seed: int, compute: Compute) -> Rebel:
-    """A ReBEL model of these settings, placed: the base model's Tail, its own parts fresh from `settings.seed`."""
-    return twin(_first(settings.early, base, classes, early_seed, settings.seed, compute))
+def build_model(
+    settings: Settings,
+    base: BaseModel,
+    classes: int,
+    early_seed: int,
+    compute: Compute,
+    tensors: tensor_file.Tensors | None = None,
+) -> Rebel:
+    """A ReBEL model of these settings, placed: the base model's Tail, its own parts fresh from `settings.seed`.
+
+    `tensors`, under `part.name`, come in the place of those. Raises `ValueError` for one that does not fit.
+    """
+    return _first(settings.early, base, classes, early_seed, settings.seed, compute).twin_with(tensors or {})
 
 
 @lru_cache(maxsize=2)

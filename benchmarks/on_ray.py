@@ -11,8 +11,8 @@ from benchmarks.timing import python, threads
 
 def rows(quick: bool) -> list[Row]:
     """From the command to its end, evaluations, files and report with it."""
-    clients, samples = (2, 64) if quick else (20, 450)
-    settings = federation(clients, samples)
+    clients, samples, epochs = (2, 64, 1) if quick else (20, 750, 3)
+    settings = federation(clients, samples, f"train.local_epochs={epochs}")
     on_ray = settings.model_copy(
         update={"engine": settings.engine.model_copy(update={"kind": "ray", "clients_at_once": 2})}
     )
@@ -22,6 +22,6 @@ def rows(quick: bool) -> list[Row]:
         whole = python(["-m", "fed_rebel.cli", "simulate", file, "--out", Path(folder) / "run"])
     with threads(2):
         bare, _ = timed_rounds(BareLoop(settings))
-    size = f"{clients} clients of {samples} images, {settings.base.backbone}"
+    size = f"{clients} clients of {samples} images, {epochs} local epochs, {settings.base.backbone}"
     name = f"a command on Ray, two actors of one thread, 6 rounds and 2 evaluations, {size}"
     return [Row(name, "a hand-written loop of the local steps, two threads", times(1), whole.seconds, sum(bare))]

@@ -66,7 +66,7 @@ def tiny(tmp_path_factory):
             image[6 * label : 6 * label + 6, :, label % 3] += 120
         return images, labels
 
-    (x_train, y_train), (x_test, y_test) = split(100), split(20)
+    (x_train, y_train), (x_test, y_test) = split(100), split(10)
     path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
@@ -74,12 +74,12 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_changes(tiny):
-    """The settings of a run of seconds, dotted: every stage once, three clients of 40 images."""
+    """The settings of a run of seconds, dotted: every stage once, three clients of 24 images."""
     return {
         "data.name": str(tiny),
         "partition.alpha": 1.0,
         "partition.clients": 3,
-        "partition.samples": 40,
+        "partition.samples": 24,
         "base.weights": "train",
         "base.epochs": 1,
         "base.batch_size": 32,

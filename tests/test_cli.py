@@ -181,7 +181,7 @@ def test_what_is_pretrained_is_told_and_can_be_started_from(write_settings, tmp_
     }
     ended = invoke("pretrain", write_settings(warm), "--out", tmp_path / "warm.safetensors")
     assert ended.exit_code == 0
-    assert re.search(r"base model: \d+\.\d\d % of 100 test images", ended.stdout)
+    assert re.search(r"base model: \d+\.\d\d % of 50 test images", ended.stdout)
     assert "warm start, remote:" in ended.stdout
     weights = tensor_file.read(tmp_path / "warm.safetensors")
     assert {name.split(".")[0] for name in weights} == {"head1", "code", "early", "head2", "tail", "early_seed"}
@@ -291,7 +291,7 @@ def test_wrong_settings_are_one_line_and_exit_status_2(args, told):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"partition.clients": 10}, ("partition.clients = 10", "400 images are needed", "at most the 375")),
+        ({"partition.clients": 16}, ("partition.clients = 16", "384 images are needed", "at most the 375")),
         ({"partition.kind": "shards", "partition.classes": 6}, ("partition.classes = 6", "from 1 to 5")),
         ({"partition.kind": "by-class", "partition.quantity": "dirichlet"}, ("partition.quantity", "equal")),
         ({"base.weights": "shipped"}, ("base.weights = 'shipped'", "resnet20", "'train' or a file")),

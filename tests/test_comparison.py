@@ -46,10 +46,12 @@ def copy_run(finished, tmp_path_factory):
         if partition is not None:
             clients["partition"] = partition
         clients.to_csv(path / "clients.csv", index=False)
+        predictions = pd.read_parquet(path / "predictions.parquet")
+        predictions = predictions[~predictions["split"].str.endswith("_outside")]
         if outside:
-            predictions = pd.read_parquet(path / "predictions.parquet")
             foreign = predictions.assign(split=predictions["split"] + "_outside", local_label=np.int16(-1))
-            pd.concat([predictions, foreign]).to_parquet(path / "predictions.parquet", index=False)
+            predictions = pd.concat([predictions, foreign])
+        predictions.to_parquet(path / "predictions.parquet", index=False)
         return path
 
     return copy

@@ -19,7 +19,7 @@ from strategy.server import Server
 
 # The rounds of these settings: three clients, from the private start on.
 PRIVATE_START, DISTILL, PRIVATE_PASS = range(3)
-SHORT = {"rounds.warm_start": 0, "rounds.finetune": 0, "train.batch_size": 40}
+SHORT = {"rounds.warm_start": 0, "rounds.finetune": 0, "train.batch_size": 24}
 
 TOLD = {
     "raises": "a client's own trouble",
@@ -173,7 +173,7 @@ def test_a_client_that_is_not_measured_has_no_measurements_and_is_there_in_the_n
     row = row_of(run, DISTILL, 1)
     assert row["fault"] == fault.reason == "not measured: RuntimeError: a client's own trouble"
     assert "remote_acc" not in row
-    assert row["samples"] == 40
+    assert row["samples"] == 24
     assert "remote_acc" in row_of(run, DISTILL, 0)
     assert "remote_acc" in row_of(run, PRIVATE_PASS, 1)
     assert pd.read_csv(run.path / "clients.csv")["client"].tolist() == [0, 1, 2]

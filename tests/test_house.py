@@ -23,6 +23,7 @@ LAYERS = (
     "fed_rebel.exits",
     "fed_rebel.datasets",
     "partitions",
+    "fed_rebel.outbox",
     "fed_rebel.tensor_file",
     "fed_rebel.checksums",
     "fed_rebel.files",

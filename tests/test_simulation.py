@@ -154,7 +154,7 @@ def test_the_rest_of_the_table_follows_from_the_partition(finished):
         counts = Counter(labels.tolist())
         most = min(counts, key=lambda label: (-counts[label], label))
         test_labels = setup.dataset.test.labels[shard.test]
-        assert row["train_size"] == len(shard.train) == 40
+        assert row["train_size"] == len(shard.train) == 24
         assert (row["val_size"], row["test_size"]) == (len(shard.val), len(shard.test))
         assert row["classes"] == len(counts)
         assert row["gini"] == pytest.approx(gini(label_histogram(labels, 5)))
@@ -483,7 +483,7 @@ def test_who_does_not_train_in_a_round_keeps_its_private_state(federate, tiny_se
     federated = federate(settings, tmp_path / "run", read)
     rows = federated.run.rows()
     for number in (DISTILL, DISTILL + 1):
-        chosen = choose_clients(settings, dict.fromkeys(CLIENTS, 40), number)
+        chosen = choose_clients(settings, dict.fromkeys(CLIENTS, 24), number)
         assert [row["client"] for row in rows if row["round"] == number] == chosen
         changed = [client for client in CLIENTS if after[number][client] != after[number - 1][client]]
         assert changed == chosen

@@ -15,13 +15,11 @@ class AchlioptasProjection(nn.Module):
     """
 
     matrix: Tensor
-    squares: Tensor
 
     def __init__(self, code: int, dimensions: int, seed: int) -> None:
         """Draw the matrix [dimensions, code]. ``seed`` is a non-negative integer."""
         super().__init__()
-        for name, fixed in zip(("matrix", "squares"), _draw(code, dimensions, seed), strict=True):
-            self.register_buffer(name, fixed, persistent=False)
+        self.register_buffer("matrix", _draw(code, dimensions, seed), persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Project codes: [..., code] to [..., dimensions]."""
@@ -29,7 +27,7 @@ class AchlioptasProjection(nn.Module):
 
     def variances(self, variances: Tensor) -> Tensor:
         """The diagonal of R diag(variances) R^T: [B, code] to [B, dimensions]."""
-        return variances @ self.squares.T
+        return variances @ self.matrix.square().T
 
     def covariances(self, variances: Tensor) -> Tensor:
         """R diag(variances) R^T: [B, code] to [B, dimensions, dimensions]."""
@@ -38,10 +36,9 @@ class AchlioptasProjection(nn.Module):
 
 
 @lru_cache(maxsize=8)
-def _draw(code: int, dimensions: int, seed: int) -> tuple[Tensor, Tensor]:
-    """One matrix and its squares for all models that a process builds, one for each message to a client; read only."""
+def _draw(code: int, dimensions: int, seed: int) -> Tensor:
+    """One matrix for all the models that a process builds, as it does for each message to a client; read only."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(b"projection")))
     signs = np.array([1, -1, 0, 0, 0, 0])[rng.integers(6, size=(dimensions, code))]
     with torch.inference_mode(False):  # a model that is trained later takes the same one
-        matrix = torch.from_numpy((np.sqrt(3 / dimensions) * signs).astype(np.float32))
-        return matrix, matrix.square()
+        return torch.from_numpy((np.sqrt(3 / dimensions) * signs).astype(np.float32))

@@ -10,7 +10,7 @@ demo: $(READY)  ## a whole run on the embedded data, ending with the table of cl
 	$(BIN)/fed-rebel simulate --preset demo
 
 test: $(READY)  ## every test, the slow ones last; many of them wait, so there are more workers than cores
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: $(READY)  ## formatter, linter, type checker
 	$(BIN)/ruff format --check .

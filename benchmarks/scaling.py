@@ -10,14 +10,14 @@ from pathlib import Path
 from benchmarks.table import Row, times
 from benchmarks.timing import python
 
-IMAGES, BATCH = 10_000, 10
+BATCH = 10
 ROUNDS = ("rounds.distill=1", "rounds.finetune=2")
 """The last is evaluated on the whole test set, and is not run."""
 MORE_CLIENTS = {
-    "": ((10, 100, 1000), ROUNDS),
-    ", 5 local epochs": ((10, 1000), ("rounds.distill=1", "rounds.finetune=0", "train.local_epochs=5")),
+    ", 5 local epochs": ((1, 100), 1_000, (*ROUNDS, "train.local_epochs=5")),
+    "": ((10, 100, 1000), 10_000, ROUNDS),
 }
-"""Beside what a client trains at once: how many clients share the images, and the rounds."""
+"""How many clients share how many images, and the rounds."""
 FEW = (10, 100)
 """Clients and images a client to which the others are compared."""
 GROWN = {
@@ -36,15 +36,16 @@ GROWN = {
 
 def rows(quick: bool) -> Iterator[Row]:
     """Each in a process of its own: the same number of the same steps on more clients, then more of all else."""
-    for of_each, (numbers, changes) in MORE_CLIENTS.items():
-        numbers, images = ((2, 4), 80) if quick else (numbers, IMAGES)
+    for of_each, (numbers, images, changes) in MORE_CLIENTS.items():
+        if quick:
+            numbers, images = (2, 4), 80
         few, *many = numbers
         of_few = _measure(few, images // few, *changes)
         for clients in many:
             found, size = _measure(clients, images // clients, *changes), f"{images // clients} images{of_each}"
             for what, limit, unit in (("rounds", 1.15, "s"), ("private start", None, "s"), ("memory", 1.2, "MB")):
                 name, goal = f"{what}, {clients:,} clients of {size}, batch {BATCH}", times(limit) if limit else None
-                yield Row(name, f"{few} clients", goal, found[what], of_few[what], unit)
+                yield Row(name, f"{few} client{'s' * (few > 1)}", goal, found[what], of_few[what], unit)
     if quick:
         return
     small = _measure(*FEW, *ROUNDS)

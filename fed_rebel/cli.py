@@ -537,7 +537,7 @@ def _display() -> Iterator["ProgressDisplay"]:
 
 def main() -> None:
     """The `fed-rebel` command."""
-    from fed_rebel.launch.ending import end_process
+    from fed_rebel.ending import end_process
 
     try:
         app()

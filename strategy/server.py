@@ -2,16 +2,18 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from threading import Event
-from typing import Any, Protocol
+from threading import Event, Thread
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 import torch
 from flwr.serverapp import Grid
 
 from fed_rebel.checksums import Checksum
+from fed_rebel.ending import AT_WORK
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import Settings
 from fed_rebel.tensor_file import Tensors
@@ -27,6 +29,7 @@ from strategy.rounds import KEPT, Clients, Exchange, Fault, RunFailed
 from strategy.strategies import aggregate, strategy_of, takes_the_mean
 from strategy.whole_model import WholeModel
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 
 
@@ -149,13 +152,13 @@ class Server:
         if step.stage in STARTS:
             there = [client for client in there if client not in {fault.client for fault in trained.faults}]
         if step.evaluate:
+            balanced = self._beside(lambda: method.balanced_accuracy(state))
             evaluated = ask("evaluate", there, method.shared(state), {})
             rows = _with_measurements(step, rows, evaluated, self._measure(step.number))
             if step.stage is Stage.NEWCOMERS:  # the others are as they were after the round before
                 rows = [row for row in rows if row["client"] in who.trained]
-            balanced = method.balanced_accuracy(state)
-            if balanced is not None:
-                of_nobody["balanced_acc"] = balanced
+            if (balanced_acc := balanced.result()) is not None:
+                of_nobody["balanced_acc"] = balanced_acc
         if of_nobody:
             rows.append({"round": step.number, "stage": step.stage, "client": None} | of_nobody)
         for row in rows:
@@ -163,6 +166,20 @@ class Server:
         self.run.finish_round(step.number, state, rows, memory, accepted)
         self.watcher.round_ended(rows)
         return state, memory
+
+    def _beside(self, call: Callable[[], T]) -> "Future[T]":
+        """What a call gives, computed while clients are at work; nobody who ends the run waits for it."""
+        future = Future[T]()
+
+        def run() -> None:
+            torch.set_num_threads(self.settings.engine.threads)
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=run, name=AT_WORK, daemon=True).start()
+        return future
 
     def _clients(self, step: Round, samples: Mapping[int, int]) -> tuple[list[int], Participation]:
         """The clients there are in a round, and those that train in it: all members until each has a private state of

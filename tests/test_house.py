@@ -27,6 +27,7 @@ LAYERS = (
     "fed_rebel.tensor_file",
     "fed_rebel.checksums",
     "fed_rebel.files",
+    "fed_rebel.ending",
     "fed_rebel.settings",
 )
 FILES = [

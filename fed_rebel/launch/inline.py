@@ -15,7 +15,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fed_rebel.launch.ending import CLIENT_THREAD
+from fed_rebel.ending import AT_WORK
 
 SERVER_NODE = 1
 FIRST_NODE = 2
@@ -88,7 +88,7 @@ class InlineGrid(Grid):
     def _fill_places(self) -> None:
         while self._waiting and len(self._working) < self._at_once:
             message_id, message = self._waiting.popleft()
-            thread = Thread(target=self._run, args=(message_id, message), name=CLIENT_THREAD, daemon=True)
+            thread = Thread(target=self._run, args=(message_id, message), name=AT_WORK, daemon=True)
             self._working[message_id] = _Call(message, time.monotonic(), thread)
             thread.start()
 

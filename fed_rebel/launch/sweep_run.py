@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fed_rebel.launch.ending import end_process
+from fed_rebel.ending import end_process
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.launch.simulation import run
 from fed_rebel.report import write_report

@@ -69,7 +69,7 @@ class _Mimic(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, target: Tensor) -> Tensor:
         difference = features - target
         ctx.save_for_backward(difference)
-        return difference.float().square().mean()
+        return difference.to(torch.float32, copy=True).square_().mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -45,12 +45,13 @@ class BareLoop:
         self.model = build_model(settings, setup.base, classes, early_seed, setup.compute)
 
     def rounds(self) -> Iterator[Tensors]:
-        """Head2 and Tail after each round that trains."""
+        """Head2 and Tail as they begin, then after each round that trains."""
         device = self.setup.compute.device
         shared = {
             name: t.to(device) for name, t in self.start.tensors.items() if name.split(".")[0] in ("head2", "tail")
         }
         private = [self._private_start(shard) for shard in self.setup.partition.shards]
+        yield dict(shared)
         for step in plan(self.settings)[1:]:
             sums = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in shared.items()}
             samples = sum(len(shard.train) for shard in self.setup.partition.shards)

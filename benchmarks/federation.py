@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,22 @@ class Watch:
         self.seconds.append(time.perf_counter() - self.began)
 
 
+@dataclass(kw_only=True)
+class InTurn(Watch):
+    """After each round that trains comes the same of a hand-written loop: what slows one slows the other."""
+
+    loop: Iterator[tuple[float, Tensors]]
+    bare: list[float] = field(default_factory=list)
+    by_hand: Tensors = field(default_factory=dict)
+
+    def round_ended(self, rows: Rows) -> None:
+        """The loop's turn."""
+        super().round_ended(rows)
+        if len(self.seconds) > 1:  # the first is the private start
+            took, self.by_hand = next(self.loop)
+            self.bare.append(took)
+
+
 def rows(quick: bool) -> list[Row]:
     """The rounds that train and do not evaluate, and the whole run."""
     clients, samples, repeats = (2, 64, 1) if quick else (20, 100, 2)
@@ -54,14 +71,14 @@ def rows(quick: bool) -> list[Row]:
         loop = BareLoop(settings)
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as folder:
-                watch = Watch()
-                whole.append(seconds(lambda: run_inline(settings, Path(folder) / "run", watch)))  # noqa: B023
+                watch = InTurn(loop=timed_rounds(loop))
+                took = seconds(lambda: run_inline(settings, Path(folder) / "run", watch))  # noqa: B023
                 shared = RunDirectory(Path(folder) / "run").shared()
             training.append(sum(watch.seconds[1:-1]))
-            bare, by_hand = timed_rounds(loop)
-            bare_training.append(sum(bare[:-1]))
-            bare_whole.append(sum(bare))
-            same &= all(torch.equal(shared[name], tensor) for name, tensor in by_hand.items())
+            bare_training.append(sum(watch.bare[:-1]))
+            whole.append(took - sum(watch.bare))
+            bare_whole.append(sum(watch.bare))
+            same &= all(torch.equal(shared[name], tensor) for name, tensor in watch.by_hand.items())
     size = f"{clients} clients of {samples} images, {settings.base.backbone}, {settings.early.kind}, inline"
     against = "a hand-written loop of the same steps, one thread"
     note = "both end with the same bytes" if same else "the two do NOT end with the same bytes"
@@ -95,12 +112,12 @@ def round_seconds(run: Path) -> list[tuple[str, float]]:
     return [took[number] for number in sorted(took)]
 
 
-def timed_rounds(loop: BareLoop) -> tuple[list[float], Tensors]:
+def timed_rounds(loop: BareLoop) -> Iterator[tuple[float, Tensors]]:
     """How long each round of the loop takes, and what it ends with."""
-    took, shared, rounds = [], {}, loop.rounds()
+    rounds = loop.rounds()
+    next(rounds)
     while True:
         began = time.perf_counter()
         if (after := next(rounds, None)) is None:
-            return took, shared
-        took.append(time.perf_counter() - began)
-        shared = after
+            return
+        yield time.perf_counter() - began, after

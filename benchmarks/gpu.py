@@ -72,6 +72,7 @@ def _paper(folder: Path, kind: str, quick: bool) -> Settings:
 
 def _by_hand(settings: Settings) -> float:
     rounds = BareLoop(settings).rounds()
+    next(rounds)  # as it begins
 
     def train() -> None:
         for _ in range(TRAINING_ROUNDS):

@@ -21,7 +21,7 @@ def rows(quick: bool) -> list[Row]:
         file.write_text(on_ray.to_toml(), encoding="utf-8")
         whole = python(["-m", "fed_rebel.cli", "simulate", file, "--out", Path(folder) / "run"])
     with threads(2):
-        bare, _ = timed_rounds(BareLoop(settings))
+        bare = [took for took, _ in timed_rounds(BareLoop(settings))]
     size = f"{clients} clients of {samples} images, {epochs} local epochs, {settings.base.backbone}"
     name = f"a command on Ray, two actors of one thread, 6 rounds and 2 evaluations, {size}"
     return [Row(name, "a hand-written loop of the local steps, two threads", times(1), whole.seconds, sum(bare))]

@@ -8,7 +8,7 @@ from torch import nn
 from clients.disk import Files
 from clients.shard import ClientShard
 from fed_rebel import tensor_file
-from fed_rebel.tensor_file import Tensors
+from fed_rebel.tensor_file import Tensors, on_cpu
 from fed_rebel.training.stages import batch_norm_statistics
 from strategy.fedavg import AtClient
 from strategy.messages import Order, Reply
@@ -62,8 +62,3 @@ def reply_of(
         beside=on_cpu(strategy.beside()),
         files=files,
     )
-
-
-def on_cpu(tensors: Tensors) -> Tensors:
-    """The tensors, as they are kept and sent."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -7,10 +7,10 @@ from torch import nn
 
 from clients.disk import Files
 from clients.shard import ClientShard
-from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state, trainable, without_strategy
+from clients.strategy_side import at_client, reply_of, strategy_state, trainable, without_strategy
 from fed_rebel import tensor_file
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
-from fed_rebel.tensor_file import Tensors
+from fed_rebel.tensor_file import Tensors, on_cpu
 from fed_rebel.training import checkpoint
 from fed_rebel.training.drift import clip, pull
 from fed_rebel.training.stages import (

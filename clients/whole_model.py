@@ -4,11 +4,11 @@ import torch
 
 from clients.disk import Files
 from clients.shard import ClientShard
-from clients.strategy_side import at_client, on_cpu, reply_of, strategy_state
+from clients.strategy_side import at_client, reply_of, strategy_state
 from clients.training import mean, prepared, statistics_move
 from fed_rebel.model.resnet import BaseModel
 from fed_rebel.model.twin import twin
-from fed_rebel.tensor_file import Tensors
+from fed_rebel.tensor_file import Tensors, on_cpu
 from fed_rebel.training import checkpoint
 from fed_rebel.training.stages import FineTuning, train_whole
 from strategy.messages import Order, Reply, Stage

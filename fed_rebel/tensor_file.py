@@ -21,7 +21,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """What `write` writes."""
-    named = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    named = on_cpu(dict(sorted(tensors.items())))
     # Without tensors and with empty metadata safetensors writes a header that it cannot read.
     return save(named, dict(metadata or {}) if named or metadata else None)
 
@@ -40,6 +40,11 @@ def read(path: Path) -> Tensors:
 def from_bytes(content: bytes) -> Tensors:
     """The tensors that `to_bytes` made bytes of."""
     return load(content)
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors, as they are kept and sent."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def metadata(path: Path) -> dict[str, str]:

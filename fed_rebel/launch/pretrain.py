@@ -43,8 +43,8 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
     if start is not None and settings.warm_start.weights != "none":
         classes, compute = len(setup.dataset.classes), setup.compute
         model = build_model(settings, setup.base, classes, start.early_seed, compute, start.tensors).eval()
-        available, _ = hold_out(setup.dataset.train.labels, len(setup.dataset.classes))
-        fit_early(model, setup.dataset, available, setup.compute)
+        available, _ = hold_out(setup.dataset.train.labels, classes)
+        fit_early(model, setup.dataset, available, compute)
         test = setup.dataset.test
         said = observe(model, setup.dataset, test, np.arange(len(test)), setup.compute).rows()
         remote, local = (said[name] == said["label"] for name in ("remote_label", "local_label"))

@@ -42,7 +42,7 @@ class _Normalised(torch.autograd.Function):
     """`x n^(-1/2)` of the norm `n = beta + gamma x^2`, with a gradient of four passes over the pixels.
 
     With `h = g n^(-1/2)`, g the gradient at y, `dL/dn = -1/2 h y n^(-1/2)` and `dL/dx = h + 2 x gamma^T dL/dn`.
-    Left to autograd each factor is a pass of its own, and a third of the step of joint distillation.
+    Left to autograd each factor is a pass of its own.
     """
 
     @staticmethod

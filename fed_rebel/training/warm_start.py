@@ -85,7 +85,7 @@ def _first(chosen: Early, base: BaseModel, classes: int, early_seed: int, seed: 
 def fresh_start(settings: Settings, base: BaseModel, classes: int, compute: Compute) -> WarmStart:
     """Untrained Head1, Head2 and early classifier, the same for all clients, and the base model's Tail."""
     model = build_model(settings, base, classes, settings.seed, compute)
-    return WarmStart(_on_cpu(model), settings.seed)
+    return WarmStart(tensor_file.on_cpu(model.parts(*PRIVATE, *SHARED)), settings.seed)
 
 
 def train_warm_start(
@@ -130,11 +130,7 @@ def train_warm_start(
         losses = finetune(model, batches, finetuning, sgd, compute, generator, None)
         checkpoint.save(partial, model, optimisers, warm.epochs + epoch + 1)
         epoch_done("fine-tuning", epoch + 1, warm.finetune_epochs, losses)
-    return WarmStart(_on_cpu(model), seed)
-
-
-def _on_cpu(model: Rebel) -> tensor_file.Tensors:
-    return {name: tensor.cpu().contiguous() for name, tensor in model.parts(*PRIVATE, *SHARED).items()}
+    return WarmStart(tensor_file.on_cpu(model.parts(*PRIVATE, *SHARED)), seed)
 
 
 def fit_code(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:

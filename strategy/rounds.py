@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,10 +27,13 @@ KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage"
 POLL_SECONDS = 0.05
 """The longest pause before the next look for replies; it is a fifth of the time since the last one came."""
 WAIT_FOR_NODES_SECONDS = 120.0
-WAIT_FOR_GREETINGS_SECONDS = 1800.0
-"""An actor that is greeted for the first time starts a process and imports torch: minutes on a busy machine."""
+WAIT_FOR_ACTORS_SECONDS = 1800.0
+"""An actor that is greeted for the first time, or that takes the place of one that died, starts a process and imports
+torch: minutes on a busy machine."""
 WAIT_FOR_ERRORS_SECONDS = 10.0
 """An engine that ends a client at its time limit tells so by itself, and gets so long to do it."""
+MOST_REASONS = 3
+"""So many of the reasons are told where a run fails, each of the first client that has it."""
 WRAPPED = re.compile(r"(<class '[\w.]+'>:<'|Exception ClientAppException occurred\. Message: )+(?P<said>.*)'>")
 """What Flower makes of the words of an exception."""
 
@@ -96,7 +100,7 @@ class Clients:
                 )
             time.sleep(POLL_SECONDS)
         record = greeting.to_record()
-        answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_GREETINGS_SECONDS, most))
+        answers = list(_send(grid, {node: record for node in nodes}, "query", stop, WAIT_FOR_ACTORS_SECONDS, most))
         refused = [_last_line(message.error.reason) for _, message in answers if message.has_error()]
         hellos = {node: Hello.from_record(message.content) for node, message in answers if not message.has_error()}
         found = Counter(hello.client for hello in hellos.values())
@@ -134,7 +138,7 @@ class Clients:
         other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
         `strategy.min_replies` are good, and where the disk that all share is full: the run would end otherwise.
         """
-        record, timeout = order.to_record(), order.settings.engine.timeout + WAIT_FOR_ERRORS_SECONDS
+        record, wait = order.to_record(), WAIT_FOR_ERRORS_SECONDS if self.most is None else WAIT_FOR_ACTORS_SECONDS
         contents = {
             self.nodes[client]: _addressed(record, (states or {}).get(client, ""))
             for client in whom
@@ -154,7 +158,9 @@ class Clients:
                     means[forms[client]].add(good[client])
                     good[client] = replace(good[client], tensors={}, beside={})
 
-        for node, message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
+        for node, message in _send(
+            self.grid, contents, kind, self.stop, order.settings.engine.timeout + wait, self.most
+        ):
             client = client_of[node]
             if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")
@@ -174,10 +180,13 @@ class Clients:
         faults |= {client: "its reply has another form than most" for client in good if forms[client] != usual}
         replies = [good[client] for client in sorted(good) if client not in faults]
         if len(replies) < (wanted := order.settings.strategy.min_replies):
-            first = f"; client {min(faults)}: {faults[min(faults)]}" if faults else ""
+            first: dict[str, int] = {}
+            for client in sorted(faults):
+                first.setdefault(faults[client], client)
+            told = [f"; client {client}: {reason}" for reason, client in islice(first.items(), MOST_REASONS)]
             raise RunFailed(
                 f"round {order.round + 1}: {len(replies) or 'none'} of {len(whom)} clients gave a good reply, "
-                f"strategy.min_replies = {wanted}{first}"
+                f"strategy.min_replies = {wanted}{''.join(told)}"
             )
         return Exchange(
             replies,

@@ -140,6 +140,12 @@ def test_without_a_good_reply_the_run_fails_and_says_why():
         exchange([raises, raises])
 
 
+def test_each_reason_for_which_a_run_fails_is_told_once():
+    bad = {0: raises, 1: raises, 2: not_finite}
+    with pytest.raises(RunFailed, match=r"replies = 1; client 0: [^;]*trouble; client 2: [^;]*not finite$"):
+        exchange([bad[client] for client in range(3)])
+
+
 def with_settings(**changes):
     return replace(ORDER, settings=Settings.from_flat({key.replace("__", "."): v for key, v in changes.items()}))
 
@@ -166,6 +172,17 @@ def test_where_no_reply_comes_for_so_long_the_server_gives_up_those_that_are_out
     assert [fault.client for fault in exchanged.faults] == [1, 2]  # one place: the last never had its turn
     assert {fault.reason for fault in exchanged.faults} == {"no reply, engine.timeout = 0.3 s"}
     assert [good.client for good in exchanged.replies] == [0]
+
+
+def test_an_engine_that_makes_its_places_anew_gets_the_time_for_it(monkeypatch):
+    monkeypatch.setattr(rounds, "WAIT_FOR_ERRORS_SECONDS", 0.0)
+
+    def by_a_new_actor(client):
+        time.sleep(0.9)
+        return reply(client)
+
+    order = with_settings(engine__timeout=0.3)
+    assert len(exchange([reply, by_a_new_actor, reply], order, most=4).replies) == 3
 
 
 def test_a_queue_that_keeps_replying_is_not_given_up(monkeypatch):

@@ -247,14 +247,16 @@ def test_a_client_that_was_given_up_and_still_computes_does_not_change_how_the_c
 
 
 @pytest.mark.slow(80)
-@pytest.mark.parametrize("how", ["dies", "hangs"])
-def test_on_ray_the_others_go_on_where_an_actor_dies_or_hangs(begin, go_on, tmp_path, results, how):
+@pytest.mark.parametrize(("how", "timeout"), [("dies", 3600.0), ("hangs", 60.0)])
+def test_on_ray_the_others_go_on_where_an_actor_dies_or_hangs(begin, go_on, tmp_path, results, how, timeout):
     from rich.console import Console
 
     from fed_rebel.launch.on_ray import run_on_ray
     from fed_rebel.launch.progress import ProgressDisplay
 
-    run, settings = begin(tmp_path / "ray", {"engine.kind": "ray", "engine.timeout": 60.0, "rounds.evaluate_every": 0})
+    run, settings = begin(
+        tmp_path / "ray", {"engine.kind": "ray", "engine.timeout": timeout, "rounds.evaluate_every": 0}
+    )
     with ProgressDisplay(Console(stderr=True)) as display:
         run_on_ray(Server(settings, run, display), FaultyClients({(DISTILL, "train", 0): how}))
     fault = row_of(run, DISTILL, 0)["fault"]

@@ -10,6 +10,7 @@ from typing import Any
 # Read when torch's and the other libraries' thread pools are made, here and in every process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +30,9 @@ from strategy.rounds import Fault, RunFailed
 from strategy.server import Server
 
 torch.set_num_threads(1)
+# How long an example takes says how busy the machine is, and what is imported the first time.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 CLASSES = 5
 MINUTES = 100

@@ -567,7 +567,7 @@ def slow(pixels, normalisation, rng, flip):
 
 
 @given(count=st.integers(1, 6), seed=st.integers(0, 2**32), flip=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_augmentation_is_that_of_a_slow_loop(count, seed, flip):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     fast = batch(pixels, NORMALISATION, Crops.draw(np.random.default_rng(seed), count, flip))

@@ -114,7 +114,7 @@ rows = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=5, max_size=5)
 
 
 @given(rows)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_answer_is_the_most_probable_class_with_its_probability_and_log_odds(values):
     said = answer(torch.tensor(values, dtype=torch.float32))
     joint = np.array(values, dtype=np.float64)

@@ -27,7 +27,7 @@ def fitted(kind, rows, seed=0, classes=4):
 
 
 @given(rows=st.integers(1, 260), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_nearest_neighbours_vote(rows, seed):
     early, z, labels, queries = fitted("knn", rows, seed)
     answered = answer(early.class_scores(queries))
@@ -39,7 +39,7 @@ def test_the_nearest_neighbours_vote(rows, seed):
 
 
 @given(rows=st.integers(1, 60), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_nearest_cluster_s_predominant_label_and_its_share(rows, seed):
     early, z, labels, queries = fitted("kmeans", rows, seed)
     present = len(np.unique(labels))

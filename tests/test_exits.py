@@ -20,7 +20,7 @@ TARGETS = (
     | st.builds(Target, st.sampled_from(["coverage", "accuracy"]), st.floats(0, 1))
     | st.builds(Target, st.just("delay"), st.just(1.0), st.floats(0, 1))
 )
-examples = settings(deadline=None, max_examples=150)
+examples = settings(max_examples=150)
 
 
 def arrays(rows):

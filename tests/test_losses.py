@@ -141,7 +141,7 @@ def test_eq_5_weighs_the_terms():
 
 
 @given(st.integers(0, 1000), st.booleans())
-@hypothesis_settings(deadline=None, max_examples=20)
+@hypothesis_settings(max_examples=20)
 def test_fine_tuning_adds_the_log_of_the_shares_to_the_logits(seed, adjusted):
     logits = 5 * normal(6, CLASSES, seed=seed)
     labels = torch.randint(CLASSES, (6,), generator=generator(seed))
@@ -299,7 +299,7 @@ def test_each_client_round_and_purpose_has_noise_of_its_own():
 
 
 @given(st.integers(1, 200), st.floats(1e-4, 1))
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(max_examples=25)
 def test_the_one_cycle_rises_to_its_peak_and_falls_again(steps, peak):
     rates = [one_cycle(step, steps, peak) for step in range(steps)]
     top = rates.index(max(rates))

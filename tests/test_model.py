@@ -195,7 +195,7 @@ def test_gdn_s_written_out_gradient_passes_gradcheck(trained):
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3))
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(max_examples=25)
 def test_gdn_s_beta_and_gamma_are_positive_whatever_is_learnt(beta, gamma):
     gdn = GDN(3)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_a_sample_s_gradient_reaches_mean_and_variance():
 
 
 @given(st.floats(-50, 50), st.floats(0.01, 100), st.integers(0, 2**31))
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 def test_eight_bits_are_within_half_a_step_inside_the_range(low, width, seed):
     eight_bits = EightBitCode()
     eight_bits.low.fill_(low)
@@ -245,7 +245,7 @@ def test_eight_bits_are_within_half_a_step_inside_the_range(low, width, seed):
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 10), st.floats(0, 1e6))
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(max_examples=25)
 def test_what_is_outside_the_range_goes_to_its_nearest_end(low, width, outside):
     eight_bits = EightBitCode()
     eight_bits.low.fill_(low)

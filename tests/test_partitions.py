@@ -76,7 +76,7 @@ def test_a_class_of_few_images_gives_a_quarter(images, held):
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=30).filter(any))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_gini_is_half_the_relative_mean_absolute_difference(counts):
     differences = [abs(a - b) for a in counts for b in counts]
     mean = sum(counts) / len(counts)
@@ -126,7 +126,7 @@ def test_largest_remainder_exactly():
     st.lists(st.integers(0, 500), min_size=1, max_size=20).filter(any),
     st.integers(0, 10_000),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_largest_remainder_rounds_each_quota_and_sums_to_the_total(weights, total):
     parts = largest_remainder(weights, total)
     assert parts.sum() == total
@@ -140,7 +140,7 @@ def test_largest_remainder_rounds_each_quota_and_sums_to_the_total(weights, tota
     st.sampled_from([("equal", 1.0), ("dirichlet", 1e-4), ("dirichlet", 1e4), ("log-normal", 0.0), ("log-normal", 10)]),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_sizes_sum_to_the_total_and_nobody_is_empty(clients, more, quantity, seed):
     sizes = client_sizes(quantity[0], clients + more, clients, quantity[1], np.random.default_rng(seed))
     assert sizes.shape == (clients,)
@@ -216,7 +216,7 @@ def test_by_client_is_distributed_as_one_image_in_turn(stock, sizes):
 
 
 @given(st.data(), st.sampled_from(ALPHAS), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_way_of_dealing_keeps_to_the_stock(data, alpha, seed):
     rng = np.random.default_rng(seed)
     stock = np.array(data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any)))
@@ -290,7 +290,7 @@ def test_extreme_alphas_and_counts_give_valid_partitions(kind, alpha, clients, s
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_any_data_set_gives_a_valid_partition_or_one_line_that_says_why_not(data):
     classes = data.draw(st.integers(1, 8))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -504,7 +504,7 @@ def test_moving_an_image_to_another_client_changes_the_fingerprint(small):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_damaged_file_is_one_clear_line_or_harmless(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("partition") / "partition.npz"
     partition = dealt(np.tile(np.arange(3), 20), np.tile(np.arange(3), 5), classes=3, clients=4, samples=6)

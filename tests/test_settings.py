@@ -93,7 +93,7 @@ def test_every_public_choice_is_taken(key, value):
 
 
 @given(some_values)
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 def test_dotted_keys_and_toml_give_the_same_tree_back(values):
     settings = Settings.from_flat(values)
     assert settings.flat() == Settings().flat() | values
@@ -102,7 +102,7 @@ def test_dotted_keys_and_toml_give_the_same_tree_back(values):
 
 
 @given(st.floats(1e-4, 1e4), st.integers(0, 2**62), st.booleans(), st.sampled_from(CHOICES["head1"]))
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(max_examples=25)
 def test_set_takes_the_same_keys(alpha, seed, prior, head1):
     changed = load(
         changes=[

@@ -220,7 +220,7 @@ def test_the_average_is_weighted_by_samples_equally_or_by_their_root(weights):
 
 
 @given(st.permutations(range(6)), st.sampled_from(list(WEIGHTS)), st.integers(0, 100), st.booleans())
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(max_examples=40)
 def test_the_order_in_which_replies_arrive_changes_no_bit(order, weights, seed, by_class):
     counts = [[client, 2 * client, 7] for client in range(6)] if by_class else None
     got = replies([1, 3, 10, 17, 1000, 12345], counts, seed, weights)

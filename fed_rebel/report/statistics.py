@@ -10,7 +10,7 @@ from math import atanh, sqrt, tanh
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from fed_rebel.exits import Outcomes, calibration_error, confidence_at, fit_temperature
 from fed_rebel.exits.rows import FEWEST_TO_CALIBRATE
@@ -47,7 +47,7 @@ def mean_interval(values: ArrayLike) -> Estimate:
     mean = float(told.mean())
     if told.size == 1:
         return Estimate(mean, np.nan, np.nan, 1)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, told.size - 1) * stats.sem(told))
+    half = float(stdtrit(told.size - 1, (1 + LEVEL) / 2) * told.std(ddof=1) / sqrt(told.size))
     return Estimate(mean, mean - half, mean + half, told.size)
 
 
@@ -86,6 +86,8 @@ def paired_difference(one: pd.DataFrame, other: pd.DataFrame, column: str) -> Pa
     difference = mean_interval(both["one"] - both["other"])
     p = np.nan
     if len(both) > 1:
+        from scipy import stats  # a second to import
+
         p = float(stats.ttest_rel(both["one"], both["other"]).pvalue)
     return PairedDifference(difference, p)
 
@@ -96,6 +98,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
     Pairs with NaN are left out. The interval, for N > 3, is by Fisher's z with the standard error
     sqrt((1 + r^2 / 2) / (N - 3)) (Bonett and Wright 2000).
     """
+    from scipy import stats  # a second to import
+
     pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
     one, other = pairs[:, ~np.isnan(pairs).any(axis=0)]
     n = one.size
@@ -106,7 +110,7 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
         return Estimate(r, np.nan, np.nan, n)
     if abs(r) > 1 - 1e-12:
         return Estimate(r, r, r, n)
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + r**2 / 2) / (n - 3))
+    half = float(ndtri((1 + LEVEL) / 2)) * sqrt((1 + r**2 / 2) / (n - 3))
     return Estimate(r, tanh(atanh(r) - half), tanh(atanh(r) + half), n)
 
 
@@ -117,7 +121,7 @@ def pooled_correlation(groups: Iterable[Estimate]) -> Estimate:
         return Estimate(np.nan, np.nan, np.nan, 0)
     weights = np.array([group.n - 3.0 for group in told])
     z = float(np.average([np.arctanh(np.clip(group.value, -1 + 1e-12, 1 - 1e-12)) for group in told], weights=weights))
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * sqrt((1 + tanh(z) ** 2 / 2) / weights.sum())
+    half = float(ndtri((1 + LEVEL) / 2)) * sqrt((1 + tanh(z) ** 2 / 2) / weights.sum())
     return Estimate(tanh(z), tanh(z - half), tanh(z + half), sum(group.n for group in told))
 
 

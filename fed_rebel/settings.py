@@ -3,10 +3,13 @@
 The same dotted keys serve TOML files, `--set KEY=VALUE` and Flower's run configuration.
 """
 
+import ast
 import difflib
+import inspect
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -38,7 +41,6 @@ class _Section(BaseModel):
         strict=True,
         allow_inf_nan=False,
         validate_default=True,
-        use_attribute_docstrings=True,
     )
 
 
@@ -474,21 +476,34 @@ def first_difference(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> 
 def explained(settings: Settings) -> str:
     """The settings as TOML with what each key means and may be: a template for a file of one's own."""
     lines = ["# Settings of fed-rebel. Lines may be left out: a key that is not named keeps its default."]
-    for name, value in settings:
-        if not isinstance(value, _Section):
-            lines += _explained_key(Settings, "", name, value)
-            continue
-        lines += ["", f"# {value.__doc__}", f"[{name}]"]
-        for key, own in value:
-            lines += _explained_key(type(value), f"{name}.", key, own)
+    lines += _explained_keys(settings, "")
+    for name, section in settings:
+        if isinstance(section, _Section):
+            lines += ["", f"# {section.__doc__}", f"[{name}]", *_explained_keys(section, f"{name}.")]
     return "\n".join(lines) + "\n"
 
 
-def _explained_key(section: type[_Section], prefix: str, key: str, value: Scalar) -> list[str]:
-    field = section.model_fields[key]
-    choices = " | ".join(f'"{choice}"' for choice in get_args(field.annotation))
-    remarks = [*(field.description or "").splitlines(), choices or _bounds(prefix + key)]
-    return [f"# {remark}" for remark in remarks if remark] + [tomli_w.dumps({key: value}).rstrip()]
+def _explained_keys(section: _Section, prefix: str) -> Iterator[str]:
+    meanings = _docstrings(type(section))
+    for key, value in section:
+        if isinstance(value, _Section):
+            continue
+        choices = " | ".join(f'"{choice}"' for choice in get_args(type(section).model_fields[key].annotation))
+        remarks = [*meanings.get(key, "").splitlines(), choices or _bounds(prefix + key)]
+        yield from (f"# {remark}" for remark in remarks if remark)
+        yield tomli_w.dumps({key: value}).rstrip()
+
+
+def _docstrings(section: type[_Section]) -> dict[str, str]:
+    """What stands below each key. Pydantic could do it, of every section whenever a command starts: 35 ms."""
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for key, below in pairwise(definition.body):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 def load(source: Path | None = None, changes: Iterable[str] = (), *, preset: str | None = None) -> Settings:

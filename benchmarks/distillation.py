@@ -41,7 +41,7 @@ def rows(quick: bool) -> list[Row]:
             torch.autograd.backward([*posterior, features], [of_mu, of_log_var, of_features])
 
     with threads(1):
-        took, bare = in_turn(ours, theirs, 2 if quick else 7)
+        took, bare = in_turn(ours, theirs, 2 if quick else 15)
     name = (
         f"an epoch of distillation, {len(mine)} images, batch {size}, {settings.base.backbone}, {settings.early.kind}"
     )

@@ -39,7 +39,7 @@ def rows(quick: bool) -> list[Row]:
             took, bare = in_turn(
                 lambda: [evaluate(order, open_shard(order, Node(client))) for client in range(clients)],  # noqa: B023
                 _forward(settings, parts),
-                2 if last else 5,
+                3 if last else 9,
                 warm=not last,
             )
             images = sum(len(indices) for _, indices in parts)

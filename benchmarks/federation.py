@@ -62,32 +62,30 @@ class InTurn(Watch):
             self.bare.append(took)
 
 
-def rows(quick: bool) -> list[Row]:
-    """The rounds that train and do not evaluate, and the whole run."""
-    clients, samples, repeats = (2, 64, 1) if quick else (20, 100, 4)
-    settings = federation(clients, samples)
-    training, whole, bare_training, bare_whole, same = [], [], [], [], True
-    with threads(settings.engine.threads):
-        loop = BareLoop(settings)
-        # torch imports its compiler with the first optimiser, 1 to 2 s: a fixed cost, which has a row of its own.
-        torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-        for _ in range(repeats):
-            with tempfile.TemporaryDirectory() as folder:
-                watch = InTurn(loop=timed_rounds(loop))
-                took = seconds(lambda: run_inline(settings, Path(folder) / "run", watch))  # noqa: B023
-                shared = RunDirectory(Path(folder) / "run").shared()
-            training.append(watch.seconds[1:-1])
-            bare_training.append(watch.bare[:-1])
-            whole.append(took - sum(watch.bare))
-            bare_whole.append(sum(watch.bare))
-            same &= all(torch.equal(shared[name], tensor) for name, tensor in watch.by_hand.items())
-    size = f"{clients} clients of {samples} images, {settings.base.backbone}, {settings.early.kind}, inline"
-    against = "a hand-written loop of the same steps, one thread"
-    note = "both end with the same bytes" if same else "the two do NOT end with the same bytes"
-    return [
-        Row(f"5 rounds, {size}", against, times(1.05), _fastest(training), _fastest(bare_training), note=note),
-        Row(f"the run with its evaluations and files, {size}", against, None, min(whole), min(bare_whole)),
-    ]
+def rows(quick: bool) -> Iterator[Row]:
+    """The rounds that train and do not evaluate, and the whole run; shards as the preset has them, and small ones."""
+    # torch imports its compiler with the first optimiser, 1 to 2 s: a fixed cost, which has a row of its own.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    for clients, samples, repeats in ((2, 64, 1),) if quick else ((20, 600, 2), (20, 100, 4)):
+        settings = federation(clients, samples)
+        training, whole, bare_training, bare_whole, same = [], [], [], [], True
+        with threads(settings.engine.threads):
+            loop = BareLoop(settings)
+            for _ in range(repeats):
+                with tempfile.TemporaryDirectory() as folder:
+                    watch = InTurn(loop=timed_rounds(loop))
+                    took = seconds(lambda: run_inline(settings, Path(folder) / "run", watch))  # noqa: B023
+                    shared = RunDirectory(Path(folder) / "run").shared()
+                training.append(watch.seconds[1:-1])
+                bare_training.append(watch.bare[:-1])
+                whole.append(took - sum(watch.bare))
+                bare_whole.append(sum(watch.bare))
+                same &= all(torch.equal(shared[name], tensor) for name, tensor in watch.by_hand.items())
+        size = f"{clients} clients of {samples} images, {settings.base.backbone}, {settings.early.kind}, inline"
+        against = "a hand-written loop of the same steps, one thread"
+        note = "both end with the same bytes" if same else "the two do NOT end with the same bytes"
+        yield Row(f"5 rounds, {size}", against, times(1.05), _fastest(training), _fastest(bare_training), note=note)
+        yield Row(f"the run with its evaluations and files, {size}", against, None, min(whole), min(bare_whole))
 
 
 def _fastest(runs: list[list[float]]) -> float:

@@ -1,5 +1,7 @@
 """ReBEL: the parts put together, and which of them is whose."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
@@ -38,17 +40,22 @@ class Rebel(nn.Module):
 
     def parts(self, *names: str) -> tensor_file.Tensors:
         """The tensors of some of the parts, each under `part.name`, detached."""
-        return {name: tensor for name, tensor in self.state_dict().items() if name.split(".", 1)[0] in names}
+        chosen = {part: module.state_dict() for part, module in self.named_children() if part in names}
+        return {f"{part}.{name}": tensor for part, state in chosen.items() for name, tensor in state.items()}
 
     def twin_with(self, tensors: tensor_file.Tensors) -> "Rebel":
         """A copy with tensors under `part.name` in the place of its own; they are copied too.
 
         Raises `ValueError` for an unknown name or a wrong shape.
         """
-        own, fitted = self.state_dict(), {f"early.{name}" for name in self.early.fitted}
+        shapes, fitted = self._shapes, {f"early.{name}" for name in self.early.fitted}
         for name, tensor in tensors.items():
             first = 1 if name in fitted else 0  # dimension that must be the same
-            if name not in own or own[name].shape[first:] != tensor.shape[first:]:
-                expected = tuple(own[name].shape) if name in own else "no such tensor"
+            if name not in shapes or shapes[name][first:] != tensor.shape[first:]:
+                expected = tuple(shapes[name]) if name in shapes else "no such tensor"
                 raise ValueError(f"tensor {name} {tuple(tensor.shape)}: does not fit the model ({expected})")
         return twin(self, tensors)
+
+    @cached_property
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: tensor.shape for name, tensor in self.state_dict().items()}

@@ -539,6 +539,8 @@ def main() -> None:
     """The `fed-rebel` command."""
     from fed_rebel.ending import end_process
 
+    # Else pydantic looks for plugins of its own in every installed package, 20 ms.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except SystemExit as ended:

@@ -23,8 +23,9 @@ from strategy.plan import plan
 
 SAMPLES = 600
 """Images of the clients whose images are most of what they cost."""
-FEW, MANY, STEP = 16, 64, 10
-"""Clients with one step of so many images, whose images are the least of it."""
+FEW, MANY, STEP, LONG = 16, 64, 10, 300
+"""Clients with one step of so many images, whose images are the least of it; images of the few where the server waits.
+"""
 CORES = 2
 ROUNDS = {"distill": 2, "private_pass": 1, "finetune": 2}
 """Rounds that are not evaluated."""
@@ -64,14 +65,17 @@ class Run:
 
 
 def measure() -> Measured:
-    """One run in this process; two on Ray, whose difference is what so many more clients cost."""
+    """One run in this process; three on Ray, whose differences are what so many more clients cost, and what the server
+    takes to look for replies while it waits: where it is the limit, it never waits."""
     images = _run("inline", 2, SAMPLES)
     image = {stage: seconds / (2 * SAMPLES) for stage, seconds in images.seconds.items()}
-    few, many = _run("ray", FEW, STEP), _run("ray", MANY, STEP)
+    few, many, waiting = _run("ray", FEW, STEP), _run("ray", MANY, STEP), _run("ray", FEW, LONG)
     rounds = sum(ROUNDS.values()) * (MANY - FEW)
     took = sum(number * (many.seconds[stage] - few.seconds[stage]) for stage, number in ROUNDS.items())
     trained = sum(number * STEP * (MANY - FEW) * image[stage] for stage, number in ROUNDS.items())
-    at_server = (many.process.cpu_seconds - few.process.cpu_seconds) / rounds
+    looking = (waiting.process.cpu_seconds - few.process.cpu_seconds) / (waiting.process.seconds - few.process.seconds)
+    longer = many.process.seconds - few.process.seconds
+    at_server = (many.process.cpu_seconds - few.process.cpu_seconds - longer * looking) / rounds
     return Measured(
         distill=image["distill"],
         finetune=image["finetune"],

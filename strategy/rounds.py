@@ -138,7 +138,8 @@ class Clients:
         other tensors than most is a fault, and the others are used. Raises `RunFailed` where fewer than
         `strategy.min_replies` are good, and where the disk that all share is full: the run would end otherwise.
         """
-        record, wait = order.to_record(), WAIT_FOR_ERRORS_SECONDS if self.most is None else WAIT_FOR_ACTORS_SECONDS
+        record, timeout = order.to_record(), order.settings.engine.timeout
+        timeout += WAIT_FOR_ERRORS_SECONDS if self.most is None else WAIT_FOR_ACTORS_SECONDS
         contents = {
             self.nodes[client]: _addressed(record, (states or {}).get(client, ""))
             for client in whom
@@ -158,9 +159,7 @@ class Clients:
                     means[forms[client]].add(good[client])
                     good[client] = replace(good[client], tensors={}, beside={})
 
-        for node, message in _send(
-            self.grid, contents, kind, self.stop, order.settings.engine.timeout + wait, self.most
-        ):
+        for node, message in _send(self.grid, contents, kind, self.stop, timeout, self.most):
             client = client_of[node]
             if message.has_error() and message.error.code == NO_SPACE and not self.own_disks:
                 raise RunFailed(f"round {order.round + 1}: client {client}: {message.error.reason}; make room")

@@ -98,13 +98,13 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
     Pairs with NaN are left out. The interval, for N > 3, is by Fisher's z with the standard error
     sqrt((1 + r^2 / 2) / (N - 3)) (Bonett and Wright 2000).
     """
-    from scipy import stats  # a second to import
-
     pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
     one, other = pairs[:, ~np.isnan(pairs).any(axis=0)]
     n = one.size
     if min(np.unique(one).size, np.unique(other).size) < 2:
         return Estimate(np.nan, np.nan, np.nan, n)
+    from scipy import stats  # a second to import
+
     r = float(stats.spearmanr(one, other).statistic)
     if n <= 3:
         return Estimate(r, np.nan, np.nan, n)

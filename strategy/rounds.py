@@ -79,7 +79,10 @@ class Clients:
     stop: Event
     """Set where the engine has ended, so that nobody waits for replies that will not come."""
     most: int | None
-    """Of how many a reply is awaited at the same time, where the engine has fewer places than there are clients."""
+    """Of how many a reply is awaited at the same time, where the engine has fewer places than there are clients.
+
+    Its places are actors then, which it makes anew where they die.
+    """
 
     @classmethod
     def find(

@@ -1,23 +1,29 @@
 """Time and memory as clients, images, rounds and parameters grow."""
 
 import json
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 from benchmarks.table import Row, times
-from benchmarks.timing import python
+from benchmarks.timing import start
 
 BATCH = 10
+TURN = 0.25
+"""Seconds of a turn."""
 ROUNDS = ("rounds.distill=1", "rounds.finetune=2")
 """The last is evaluated on the whole test set, and is not run."""
 MORE_CLIENTS = {
-    ", 5 local epochs": ((1, 100), 1_000, (*ROUNDS, "train.local_epochs=5")),
-    "": ((10, 100, 1000), 10_000, ROUNDS),
+    "CIFAR-100, ": (45_000, (10, 100, 1000), ("data.name=cifar100",)),
+    "": (10_000, (10, 100, 1000), ()),
+    "5 local epochs, ": (1_000, (1, 100), ("train.local_epochs=5",)),
 }
-"""How many clients share how many images, and the rounds."""
+"""How many images how many clients share: all that CIFAR-100 has to train on, and what leaves a client one batch."""
 FEW = (10, 100)
 """Clients and images a client to which the others are compared."""
 GROWN = {
@@ -36,38 +42,66 @@ GROWN = {
 
 def rows(quick: bool) -> Iterator[Row]:
     """Each in a process of its own: the same number of the same steps on more clients, then more of all else."""
-    for of_each, (numbers, images, changes) in MORE_CLIENTS.items():
-        if quick:
-            numbers, images = (2, 4), 80
-        few, *many = numbers
-        of_few = _measure(few, images // few, *changes)
-        for clients in many:
-            found, size = _measure(clients, images // clients, *changes), f"{images // clients} images{of_each}"
+    for of_each, (images, numbers, changes) in {"": (80, (2, 4), ())}.items() if quick else MORE_CLIENTS.items():
+        of_few, *of_many = _measure(*((clients, images // clients, *ROUNDS, *changes) for clients in numbers))
+        for clients, found in zip(numbers[1:], of_many, strict=True):
+            against = f"{numbers[0]} of {images // numbers[0]:,} images"
             for what, limit, unit in (("rounds", 1.15, "s"), ("private start", None, "s"), ("memory", 1.2, "MB")):
-                name, goal = f"{what}, {clients:,} clients of {size}, batch {BATCH}", times(limit) if limit else None
-                yield Row(name, f"{few} client{'s' * (few > 1)}", goal, found[what], of_few[what], unit)
+                name = f"{what}, {of_each}{clients:,} clients of {images // clients:,} images, batch {BATCH}"
+                yield Row(name, against, times(limit) if limit else None, found[what], of_few[what], unit)
     if quick:
         return
-    small = _measure(*FEW, *ROUNDS)
+    small, *grown = _measure((*FEW, *ROUNDS), *GROWN.values())
     against = f"{FEW[0]} clients of {FEW[1]} images, 3 rounds"
-    for what, (clients, samples, *changes) in GROWN.items():
-        grown = _measure(clients, samples, *changes)
-        yield Row(f"rounds, {what}", against, None, grown["rounds"], small["rounds"])
-        yield Row(f"memory, {what}", against, None, grown["memory"], small["memory"], "MB")
+    for what, found in zip(GROWN, grown, strict=True):
+        yield Row(f"rounds, {what}", against, None, found["rounds"], small["rounds"])
+        yield Row(f"memory, {what}", against, None, found["memory"], small["memory"], "MB")
 
 
-def _measure(clients: int, samples: int, *changes: str) -> dict[str, float]:
-    finished = python(["-m", "benchmarks.scaling", str(clients), str(samples), *changes])
-    measured: dict[str, float] = json.loads(finished.output.splitlines()[-1])
-    return measured
+def _measure(*runs: Sequence[object]) -> list[dict[str, float]]:
+    """Seconds and megabytes of runs that take turns: a machine whose speed changes is as fast for each of them."""
+    processes = [start(["-m", "benchmarks.scaling", *map(str, run)]) for run in runs]
+    turns: list[list[tuple[float, float]]] = [[] for _ in runs]
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        while any(process.poll() is None for process in processes):
+            for process, mine in zip(processes, turns, strict=True):
+                began = time.perf_counter()
+                process.send_signal(signal.SIGCONT)
+                with suppress(TimeoutExpired):
+                    process.wait(TURN)
+                process.send_signal(signal.SIGSTOP)
+                mine.append((began, time.perf_counter()))
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        _measured(process.communicate()[0], process.returncode, mine)
+        for process, mine in zip(processes, turns, strict=True)
+    ]
+
+
+def _measured(output: str, status: int, turns: Sequence[tuple[float, float]]) -> dict[str, float]:
+    if status:
+        raise RuntimeError(f"a run ended with status {status}: {output[-500:]}")
+    told = json.loads(output.splitlines()[-1])
+    first, *others = (sum(max(0.0, min(ended, b) - max(began, a)) for a, b in turns) for began, ended in told["spans"])
+    return {"private start": first, "rounds": sum(others), "memory": told["memory"]}
 
 
 def main() -> None:
-    """In a process of its own: one run, and how long its rounds took."""
+    """In a process of its own: one run, and from when to when its rounds went."""
+    import torch
+
     import fed_rebel.launch  # noqa: F401 - sets Flower's environment before it is imported
     from benchmarks.federation import Watch, federation, run_inline
     from fed_rebel import tensor_file
     from fed_rebel.model.resnet import build_base_model
+    from strategy.server import Rows
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # it imports torch's compiler, a fixed cost of 1 to 2 s
+    spans: list[tuple[float, float]] = []
 
     class UntilTheLast(Watch):
         """Ends the run before its last round, in which every client looks at the whole test set."""
@@ -77,6 +111,9 @@ def main() -> None:
                 raise StopIteration
             super().round_began(number, rounds, stage, messages)
 
+        def round_ended(self, rows: Rows) -> None:
+            spans.append((self.began, time.perf_counter()))
+
     clients, samples, *changes = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder, suppress(StopIteration):
         weights, watch = Path(folder) / "resnet18.safetensors", UntilTheLast()
@@ -85,8 +122,7 @@ def main() -> None:
         changes = [change.format(weights=weights) for change in changes]
         settings = federation(int(clients), int(samples), f"train.batch_size={BATCH}", *changes)
         run_inline(settings, Path(folder) / "run", watch)
-    start, *rounds = watch.seconds
-    print(json.dumps({"rounds": sum(rounds), "private start": start, "memory": _peak_megabytes()}))
+    print(json.dumps({"spans": spans, "memory": _peak_megabytes()}))
 
 
 def _peak_megabytes() -> float:

@@ -19,11 +19,12 @@ TURN = 0.25
 ROUNDS = ("rounds.distill=1", "rounds.finetune=2")
 """The last is evaluated on the whole test set, and is not run."""
 MORE_CLIENTS = {
-    "CIFAR-100, ": (45_000, (10, 100, 1000), ("data.name=cifar100",)),
     "": (10_000, (10, 100, 1000), ()),
     "5 local epochs, ": (1_000, (1, 100), ("train.local_epochs=5",)),
+    "CIFAR-100, ": (45_000, (10, 100, 1000), ("data.name=cifar100",)),
 }
-"""How many images how many clients share: all that CIFAR-100 has to train on, and what leaves a client one batch."""
+"""How many images how many clients share: what leaves a client one batch, and all that CIFAR-100
+has to train on."""
 FEW = (10, 100)
 """Clients and images a client to which the others are compared."""
 GROWN = {
@@ -41,7 +42,15 @@ GROWN = {
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each in a process of its own: the same number of the same steps on more clients, then more of all else."""
+    """Each in a process of its own: more images, rounds or parameters, then the same number of the same steps on more
+    clients.
+    """
+    if not quick:
+        small, *grown = _measure((*FEW, *ROUNDS), *GROWN.values())
+        against = f"{FEW[0]} clients of {FEW[1]} images, 3 rounds"
+        for what, found in zip(GROWN, grown, strict=True):
+            yield Row(f"rounds, {what}", against, None, found["rounds"], small["rounds"])
+            yield Row(f"memory, {what}", against, None, found["memory"], small["memory"], "MB")
     for of_each, (images, numbers, changes) in {"": (80, (2, 4), ())}.items() if quick else MORE_CLIENTS.items():
         of_few, *of_many = _measure(*((clients, images // clients, *ROUNDS, *changes) for clients in numbers))
         for clients, found in zip(numbers[1:], of_many, strict=True):
@@ -49,13 +58,6 @@ def rows(quick: bool) -> Iterator[Row]:
             for what, limit, unit in (("rounds", 1.15, "s"), ("private start", None, "s"), ("memory", 1.2, "MB")):
                 name = f"{what}, {of_each}{clients:,} clients of {images // clients:,} images, batch {BATCH}"
                 yield Row(name, against, times(limit) if limit else None, found[what], of_few[what], unit)
-    if quick:
-        return
-    small, *grown = _measure((*FEW, *ROUNDS), *GROWN.values())
-    against = f"{FEW[0]} clients of {FEW[1]} images, 3 rounds"
-    for what, found in zip(GROWN, grown, strict=True):
-        yield Row(f"rounds, {what}", against, None, found["rounds"], small["rounds"])
-        yield Row(f"memory, {what}", against, None, found["memory"], small["memory"], "MB")
 
 
 def _measure(*runs: Sequence[object]) -> list[dict[str, float]]:

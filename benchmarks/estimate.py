@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 import fed_rebel.launch  # noqa: F401 - sets Flower's and Ray's environment before they are imported
-from benchmarks.federation import federation, round_seconds
+from benchmarks.federation import command, federation, round_seconds
 from benchmarks.timing import Finished, start, wait
 from fed_rebel.report import read_rounds
 from strategy.plan import plan
@@ -93,10 +93,8 @@ def _run(engine: str, clients: int, samples: int) -> Run:
     at_once = 1 if engine == "inline" else CORES
     settings = federation(clients, samples, f"engine.kind={engine}", f"engine.clients_at_once={at_once}")
     with tempfile.TemporaryDirectory() as folder:
-        file, out = Path(folder) / "settings.toml", Path(folder) / "run"
-        file.write_text(settings.to_toml(), encoding="utf-8")
-        began = time.perf_counter()
-        process = start(["-m", "fed_rebel.cli", "simulate", file, "--out", out])
+        out, began = Path(folder) / "run", time.perf_counter()
+        process = start(command(settings, out))
         while engine == "ray" and process.poll() is None and len(round_seconds(out)) < len(plan(settings)) - 1:
             time.sleep(0.1)
         if engine == "ray":

@@ -110,6 +110,13 @@ def run_inline(settings: Settings, path: Path, watch: Watch) -> None:
         raise RuntimeError(f"client {watch.faults[0].client}: {watch.faults[0].reason}")
 
 
+def command(settings: Settings, out: Path) -> list[str | Path]:
+    """What this Python is started with for a whole run into `out`, beside which its settings are written."""
+    file = out.with_suffix(".toml")
+    file.write_text(settings.to_toml(), encoding="utf-8")
+    return ["-m", "fed_rebel.cli", "simulate", file, "--out", out]
+
+
 def round_seconds(run: Path) -> list[tuple[str, float]]:
     """Stage and seconds of each finished round of a run directory; empty where there is none yet."""
     rows = (run / "rounds.jsonl").read_text().splitlines() if (run / "rounds.jsonl").exists() else []
@@ -125,4 +132,6 @@ def timed_rounds(loop: BareLoop) -> Iterator[tuple[float, Tensors]]:
         began = time.perf_counter()
         if (after := next(rounds, None)) is None:
             return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         yield time.perf_counter() - began, after

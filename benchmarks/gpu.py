@@ -4,15 +4,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
 import torch
 
 from benchmarks.bare_loop import BareLoop
-from benchmarks.federation import Watch, round_seconds, run_inline
+from benchmarks.federation import Watch, command, round_seconds, run_inline, timed_rounds
 from benchmarks.table import Row
-from benchmarks.timing import python, seconds
+from benchmarks.timing import python
 from fed_rebel import tensor_file
 from fed_rebel.model.resnet import build_base_model
 from fed_rebel.settings import Settings, load
@@ -37,7 +38,8 @@ def rows(quick: bool) -> Iterator[Row]:
             settings, watch = _paper(Path(folder), kind, quick), Busy()
             images = TRAINING_ROUNDS * settings.partition.clients * settings.partition.samples
             run_inline(settings, Path(folder) / kind, watch)
-            inline, bare = sum(watch.seconds[1:-1]), _by_hand(settings)
+            bare = sum(took for took, _ in islice(timed_rounds(BareLoop(settings)), TRAINING_ROUNDS))
+            inline = sum(watch.seconds[1:-1])
             size = f"{settings.partition.clients} clients of {settings.partition.samples} images"
             name = f"on {device}: {settings.base.backbone}, {kind}, {size}, {TRAINING_ROUNDS} rounds"
             note = f"{images / inline:,.0f} images/s, by hand {images / bare:,.0f}{watch}"
@@ -70,24 +72,9 @@ def _paper(folder: Path, kind: str, quick: bool) -> Settings:
     return load(None, [f"{key}={value}" for key, value in changes.items()], preset="paper")
 
 
-def _by_hand(settings: Settings) -> float:
-    rounds = BareLoop(settings).rounds()
-    next(rounds)  # as it begins
-
-    def train() -> None:
-        for _ in range(TRAINING_ROUNDS):
-            next(rounds)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return seconds(train)
-
-
 def _on_ray(settings: Settings, out: Path, at_once: int) -> float:
     engine = settings.engine.model_copy(update={"kind": "ray", "clients_at_once": at_once})
-    file = out.with_suffix(".toml")
-    file.write_text(settings.model_copy(update={"engine": engine}).to_toml(), encoding="utf-8")
-    python(["-m", "fed_rebel.cli", "simulate", file, "--out", out])
+    python(command(settings.model_copy(update={"engine": engine}), out))
     return sum(took for _, took in round_seconds(out)[1 : 1 + TRAINING_ROUNDS])
 
 

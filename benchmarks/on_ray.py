@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bare_loop import BareLoop
-from benchmarks.federation import federation, timed_rounds
+from benchmarks.federation import command, federation, timed_rounds
 from benchmarks.table import Row, times
 from benchmarks.timing import python, threads
 
@@ -12,14 +12,11 @@ from benchmarks.timing import python, threads
 def rows(quick: bool) -> list[Row]:
     """From the command to its end, evaluations, files and report with it."""
     clients, samples, epochs = (2, 64, 1) if quick else (20, 750, 3)
-    settings = federation(clients, samples, f"train.local_epochs={epochs}")
-    on_ray = settings.model_copy(
-        update={"engine": settings.engine.model_copy(update={"kind": "ray", "clients_at_once": 2})}
+    settings = federation(
+        clients, samples, f"train.local_epochs={epochs}", "engine.kind=ray", "engine.clients_at_once=2"
     )
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "settings.toml"
-        file.write_text(on_ray.to_toml(), encoding="utf-8")
-        whole = python(["-m", "fed_rebel.cli", "simulate", file, "--out", Path(folder) / "run"])
+        whole = python(command(settings, Path(folder) / "run"))
     with threads(2):
         bare = [took for took, _ in timed_rounds(BareLoop(settings))]
     size = f"{clients} clients of {samples} images, {epochs} local epochs, {settings.base.backbone}"

@@ -135,7 +135,7 @@ class BareLoop:
         data, compute = self.setup.dataset, self.setup.compute
         images = data.train.images[shard.train]
         with torch.no_grad(), compute.autocast():
-            batches = [augment.batch(images[i : i + 500], data.normalisation) for i in range(0, len(images), 500)]
+            batches = [augment.batch(images[i : i + 250], data.normalisation) for i in range(0, len(images), 250)]
             self.model.code.fit(torch.cat([self.model.head1(batch.to(compute.device)).mu for batch in batches]))
 
     def _shares(self, labels: np.ndarray) -> Tensor:

@@ -21,10 +21,9 @@ ROUNDS = ("rounds.distill=1", "rounds.finetune=2")
 MORE_CLIENTS = {
     "": (10_000, (10, 100, 1000), ()),
     "5 local epochs, ": (1_000, (1, 100), ("train.local_epochs=5",)),
-    "CIFAR-100, ": (45_000, (10, 100, 1000), ("data.name=cifar100",)),
+    "CIFAR-100, ": (40_000, (10, 100, 1000), ("data.name=cifar100",)),
 }
-"""How many images how many clients share: what leaves a client one batch, and all that CIFAR-100
-has to train on."""
+"""How many images how many clients share, in whole batches: what leaves a client one, and most of CIFAR-100."""
 FEW = (10, 100)
 """Clients and images a client to which the others are compared."""
 GROWN = {

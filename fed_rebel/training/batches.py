@@ -23,7 +23,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: Dataset, split: Split, indices: np.ndarray, size: int = 500, view: augment.Crops | None = None
+    dataset: Dataset, split: Split, indices: np.ndarray, size: int = 250, view: augment.Crops | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised batches of a split's images, in the order of `indices`: as `training_batches`, but nothing is drawn.
 

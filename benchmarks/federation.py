@@ -64,8 +64,6 @@ class InTurn(Watch):
 
 def rows(quick: bool) -> Iterator[Row]:
     """The rounds that train and do not evaluate, and the whole run; shards as the preset has them, and small ones."""
-    # torch imports its compiler with the first optimiser, 1 to 2 s: a fixed cost, which has a row of its own.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     for clients, samples, repeats in ((2, 64, 1),) if quick else ((20, 600, 2), (20, 100, 4)):
         settings = federation(clients, samples)
         training, whole, bare_training, bare_whole, same = [], [], [], [], True
@@ -102,6 +100,8 @@ def federation(clients: int, samples: int, *changes: str) -> Settings:
 
 def run_inline(settings: Settings, path: Path, watch: Watch) -> None:
     """A whole run, its results written. Raises `RuntimeError` where a client failed."""
+    # torch imports its compiler with the first optimiser, 1 to 2 s: a fixed cost, which has a row of its own.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     setup = prepare(settings)
     run = RunDirectory.create(path, settings, setup.partition, setup.identity)
     grid = InlineGrid(app, settings.partition.clients, at_once=1)

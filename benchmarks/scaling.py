@@ -93,15 +93,12 @@ def _measured(output: str, status: int, turns: Sequence[tuple[float, float]]) ->
 
 def main() -> None:
     """In a process of its own: one run, and from when to when its rounds went."""
-    import torch
-
     import fed_rebel.launch  # noqa: F401 - sets Flower's environment before it is imported
     from benchmarks.federation import Watch, federation, run_inline
     from fed_rebel import tensor_file
     from fed_rebel.model.resnet import build_base_model
     from strategy.server import Rows
 
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # it imports torch's compiler, a fixed cost of 1 to 2 s
     spans: list[tuple[float, float]] = []
 
     class UntilTheLast(Watch):

@@ -8,6 +8,7 @@ from fed_rebel.tensor_file import Tensors
 from strategy.fedavg import FedAvg
 from strategy.flower import WEIGHT, aggregated
 from strategy.messages import Reply
+from strategy.rounds import RunFailed
 
 
 class FedMedian(FedAvg):
@@ -32,7 +33,8 @@ class Krum(FedAvg):
     """The one client that lies nearest to its n - `strategy.malicious` - 2 nearest (Blanchard et al. 2017, Sec. 4)."""
 
     def aggregate(self, current: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:
-        """That client's parameters."""
+        """That client's parameters. Raises `RunFailed` where too few replied to outnumber the malicious."""
+        _check_enough(self, replies)
         krum = flower.Krum(weighted_by_key=WEIGHT, num_malicious_nodes=self.settings.strategy.malicious)
         return aggregated(krum, current, replies), memory
 
@@ -41,8 +43,18 @@ class MultiKrum(FedAvg):
     """The weighted mean of Krum's first n - `strategy.malicious` clients (Blanchard et al. 2017, Sec. 4)."""
 
     def aggregate(self, current: Tensors, replies: Sequence[Reply], memory: Tensors) -> tuple[Tensors, Tensors]:
-        """The mean of these."""
+        """The mean of these. Raises `RunFailed` where too few replied to outnumber the malicious."""
+        _check_enough(self, replies)
         malicious = self.settings.strategy.malicious
         selected = max(1, len(replies) - malicious)
         krum = flower.MultiKrum(weighted_by_key=WEIGHT, num_malicious_nodes=malicious, num_nodes_to_select=selected)
         return aggregated(krum, current, replies), memory
+
+
+def _check_enough(krum: Krum | MultiKrum, replies: Sequence[Reply]) -> None:
+    chosen = krum.settings.strategy
+    if len(replies) < (needed := 2 * chosen.malicious + 3):
+        raise RunFailed(
+            f"round {krum.round + 1}: {len(replies)} good replies; strategy.name = '{chosen.name}' with "
+            f"strategy.malicious = {chosen.malicious} needs {needed}"
+        )

@@ -20,7 +20,7 @@ from fed_rebel import files
 from fed_rebel.outbox import PREDICTIONS, RECORD, STATE, STATE_SUM
 from fed_rebel.training.setup import measure
 from strategy.averaging import Mean
-from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, size
+from strategy.messages import NO_SPACE, STARTS, Greeting, Hello, Order, Reply, Stage, size
 
 KEPT = ("local_acc", "remote_acc", "remote_acc_prior", "overall_acc", "coverage", "gain")
 """The measurements of an evaluation that go into `rounds.jsonl`, where they are defined: JSON has no NaN."""
@@ -181,14 +181,15 @@ class Clients:
         usual = max(alike, key=lambda form: (alike[form], len(form[0])), default=None)  # of two the fuller one
         faults |= {client: "its reply has another form than most" for client in good if forms[client] != usual}
         replies = [good[client] for client in sorted(good) if client not in faults]
-        if len(replies) < (wanted := order.settings.strategy.min_replies):
+        wanted, why = _wanted(order, whom)
+        if len(replies) < wanted:
             first: dict[str, int] = {}
             for client in sorted(faults):
                 first.setdefault(faults[client], client)
             told = [f"; client {client}: {reason}" for reason, client in islice(first.items(), MOST_REASONS)]
             raise RunFailed(
                 f"round {order.round + 1}: {len(replies) or 'none'} of {len(whom)} clients gave a good reply, "
-                f"strategy.min_replies = {wanted}{''.join(told)}"
+                f"{why}{''.join(told)}"
             )
         return Exchange(
             replies,
@@ -257,6 +258,16 @@ def _send(
             last_came = time.monotonic()
         elif stop.wait(min(max(0.001, (time.monotonic() - last_came) / 5), POLL_SECONDS)):
             raise RunFailed("the engine ended while clients were at work")
+
+
+def _wanted(order: Order, whom: Sequence[int]) -> tuple[int, str]:
+    """How many good replies an exchange needs, and why."""
+    strategy = order.settings.strategy
+    if strategy.noise_multiplier and order.stage is Stage.PRIVATE_START:
+        # Who is missing here is left out of the rest of the run, of which every round needs as many as were chosen.
+        return len(whom), "with strategy.noise_multiplier above 0 all must"
+    most = len(whom) if order.stage is Stage.NEWCOMERS else strategy.min_replies
+    return min(strategy.min_replies, most), f"strategy.min_replies = {strategy.min_replies}"
 
 
 def _addressed(record: RecordDict, state: str) -> RecordDict:

@@ -135,18 +135,17 @@ class Server:
         trained = ask("train", who.trained, method.sent(step.stage, state), strategy.beside(memory), only_mean)
         rows = _training_rows(step, trained, who)
         of_nobody: dict[str, float] = {}
-        on_time = [reply for reply in trained.replies if reply.client not in who.late and reply.tensors]
+        sent, useful = state, [reply for reply in trained.replies if reply.tensors]
+        on_time = [reply for reply in useful if reply.client not in who.late]
         if trained.mean is not None:
             state = trained.mean.of(state)
             of_nobody |= strategy.numbers()
-        elif on_time:
-            come_late = [reply for reply in trained.replies if reply.client in who.late]
-            sent = state
+        elif waiting or on_time:
             state, memory = aggregate(strategy, sent, waiting + on_time, memory)
             of_nobody |= strategy.numbers()
-            # The warm start's mixture is averaged by label counts, which are not kept.
-            if self.settings.strategy.late_replies == "next" and step.stage is not Stage.WARM_START:
-                memory = memory | late.keep(come_late, sent)
+        # The warm start's mixture is averaged by label counts, which are not kept.
+        if self.settings.strategy.late_replies == "next" and step.stage is not Stage.WARM_START:
+            memory = memory | late.keep([reply for reply in useful if reply.client in who.late], sent)
         if step.stage is Stage.PRIVATE_START:
             state = method.shared(state)
         if step.stage in STARTS:
@@ -192,7 +191,9 @@ class Server:
         if step.everyone:
             return members, Participation(members, [], [])
         dealt = {shard.client: len(shard.train) for shard in prepare(self.settings).partition.shards}
-        return members, draw(self.settings, {client: (dealt or samples)[client] for client in members}, step.number)
+        # A client that brings its own images and is not there says nothing of their number.
+        sizes = {client: (dealt or samples).get(client, 1) for client in members}
+        return members, draw(self.settings, sizes, step.number)
 
     def _measure(self, number: int) -> pd.DataFrame:
         """The rows of all clients that let the server have theirs.

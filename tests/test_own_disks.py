@@ -293,17 +293,23 @@ def test_too_few_images_of_its_own_are_told_before_the_run_begins(deploy, own_im
 # Nodes that are not there
 
 
-def test_a_resume_goes_on_without_a_node_that_is_gone(deploy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("own", [False, True], ids=["dealt images", "images of their own"])
+def test_a_resume_goes_on_without_a_node_that_is_gone(deploy, own, own_images, tiny_settings, tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "WAIT_FOR_NODES_SECONDS", 0.2)
+    configs, changes = [{"partition-id": i, "state": str(tmp_path / f"node-{i}")} for i in range(3)], {}
+    if own:
+        base = tmp_path / "base.safetensors"
+        tensor_file.write(base, prepare(tiny_settings()).base.state_dict())
+        configs = [config | {"data.path": str(path)} for config, path in zip(configs, own_images, strict=True)]
+        changes = {"partition.kind": "own", "base.weights": str(base)}
 
     def stop(number, _):
         if number == DISTILL:
             raise KeyboardInterrupt
 
-    run = deploy(after_round=stop).run
-    configs = [{"partition-id": i, "state": str(tmp_path / f"node-{i}")} for i in (0, 2)]
+    run = deploy(changes, after_round=stop, node_configs=configs).run
     monkeypatch.setattr(RecordingGrid, "get_node_ids", lambda grid: list(grid._contexts)[:2])
-    gone_on = deploy(run=run, node_configs=configs)
+    gone_on = deploy(changes, run=run, node_configs=[configs[0], configs[2]])
     assert gone_on.ended_by is None
     assert {(fault.client, fault.reason.split(";")[0]) for _, fault in gone_on.faults} == {
         (1, "its node is not connected"),

@@ -3,13 +3,14 @@
 import pandas as pd
 import pytest
 import torch
+from faulty_clients import FaultyClients
 from safetensors.torch import load_file
 
 from fed_rebel.report import write_report
 from fed_rebel.runs import RunDirectory
 from fed_rebel.settings import SettingsError
 from fed_rebel.training.setup import prepare
-from strategy.messages import Order
+from strategy.messages import Order, Stage
 from strategy.participation import draw
 from strategy.plan import plan
 
@@ -62,6 +63,31 @@ def test_a_run_with_late_replies_that_was_stopped_ends_with_the_same_bytes(
     go_on(run, settings)
     for name in ("shared.safetensors", "clients.csv", *(f"private/{client}.safetensors" for client in range(3))):
         assert (run.path / name).read_bytes() == (unreliable.run.path / name).read_bytes(), name
+
+
+def test_where_nobody_comes_in_time_those_count_who_waited_and_those_wait_who_came_late(tiny_settings, go_on, tmp_path):
+    settings = tiny_settings(UNRELIABLE | {"rounds.warm_start": 0, "strategy.name": "fedavg", "strategy.dropout": 0.0})
+    who = {step.number: draw(settings, SIZES, step.number) for step in plan(settings) if step.stage is Stage.DISTILL}
+    number = next(number for number in who if number - 1 in who and who[number - 1].late and who[number].late)
+    setup = prepare(settings)
+    run = RunDirectory.create(tmp_path / "run", settings, setup.partition, setup.identity)
+    waiting, shared = {}, {}
+
+    def look(ended, run):
+        waiting[ended] = {int(name.split(".")[1]) for name in run.memory() if name.startswith("late.")}
+        shared[ended] = run.shared()
+
+    faulty = FaultyClients({(number, "train", client): "raises" for client in who[number].on_time})
+    assert go_on(run, settings, look, app=faulty).ended_by is None
+    assert waiting[number - 1] == set(who[number - 1].late)
+    assert waiting[number] == set(who[number].late)
+    assert any(not torch.equal(tensor, shared[number][name]) for name, tensor in shared[number - 1].items())
+
+
+def test_newcomers_that_are_fewer_than_the_replies_a_round_needs_are_met(federate, tiny_settings, tmp_path):
+    few = {"partition.newcomers": 1, "strategy.min_replies": 2, "rounds.warm_start": 0, "rounds.finetune": 0}
+    met = federate(tiny_settings(few | {"rounds.evaluate_every": 0}), tmp_path / "run")
+    assert pd.read_csv(met.run.path / "newcomers.csv")["client"].tolist() == [2]
 
 
 @pytest.fixture(scope="module")

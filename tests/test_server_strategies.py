@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from faulty_clients import FaultyClients
 from test_strategies import CENTRES, NAME, START, WEIGHTS, Federation, mean, settings
 
 from fed_rebel import tensor_file
@@ -194,6 +195,17 @@ def test_krum_needs_more_honest_clients_than_malicious_ones(name, clients, malic
     assert Settings.from_flat(flat | {"partition.clients": clients + 1})
     with pytest.raises(SettingsError):
         Settings.from_flat(flat | {"partition.clients": clients + 1, "strategy.fraction": 0.5})
+    enough = 2 * malicious + 3
+    with pytest.raises(SettingsError, match=rf"and of strategy\.least = 1 it is sure; allowed: {enough}"):
+        Settings.from_flat(flat | {"partition.clients": clients + 1, "strategy.dropout": 0.2})
+    assert Settings.from_flat(flat | {"partition.clients": 9, "strategy.dropout": 0.2, "strategy.least": enough})
+
+
+@pytest.mark.parametrize("name", ["krum", "multikrum"])
+def test_a_round_with_too_few_replies_for_krum_fails(name):
+    chosen = Settings.from_flat({"strategy.name": name, "strategy.malicious": 1, "partition.clients": 5})
+    with pytest.raises(RunFailed, match=r"^round 1: 4 good replies; .* needs 5$"):
+        aggregate(strategy_of(chosen, 0), {NAME: START}, five(VALUES)[:4], {})
 
 
 # All that Flower runs
@@ -386,6 +398,19 @@ def test_a_run_that_was_stopped_in_and_after_every_round_ends_with_the_same_byte
     assert all(torch.equal(tensor, run.memory()[key]) for key, tensor in expected.run.memory().items())
     spent = [[row.get("epsilon") for row in one.rows() if row["client"] is None] for one in (run, expected.run)]
     assert spent[0] == spent[1]
+
+
+def test_a_private_run_does_not_begin_without_a_client_that_every_round_needs(
+    go_on, tiny_settings, shared_start, tmp_path
+):
+    changes = {"strategy.noise_multiplier": 1.0, "strategy.clip": 0.1, "strategy.weights": "uniform"}
+    chosen = tiny_settings(shared_start | changes)
+    setup = prepare(chosen)
+    run = RunDirectory.create(tmp_path / "run", chosen, setup.partition, setup.identity)
+    ended_by = go_on(run, chosen, app=FaultyClients({(0, "train", 1): "raises"})).ended_by
+    assert isinstance(ended_by, RunFailed)
+    assert "2 of 3 clients gave a good reply, with strategy.noise_multiplier above 0 all must" in str(ended_by)
+    assert go_on(run, chosen).ended_by is None
 
 
 def test_the_epsilon_stands_in_every_round_that_releases_something(federate, tiny_settings, shared_start, tmp_path):

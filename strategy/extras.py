@@ -1,12 +1,14 @@
-"""Packages that fed-rebel does not install by itself, because few runs need them."""
+"""What few runs need, and fed-rebel does not install by itself: packages, and strategies of one's own."""
 
 import importlib.util
 
 from fed_rebel.settings import Settings, SettingsError
+from strategy.strategies import strategy_of
 
 
 def check_installed(settings: Settings) -> None:
-    """Raise `SettingsError` where a package that the settings need is missing, with what installs it."""
+    """Raise `SettingsError` where a package that the settings need is missing, with what installs it, and where
+    `strategy.name` names no strategy."""
     noise = settings.strategy.noise_multiplier
     for needed, told, allowed, package, extra in (
         (settings.tracking == "tensorboard", "tracking = 'tensorboard'", "'none'", "tensorboard", "tracking"),
@@ -17,3 +19,4 @@ def check_installed(settings: Settings) -> None:
             raise SettingsError(
                 f"{told}: {package} is not installed; allowed: {allowed}, or pip install 'fed-rebel[{extra}]'"
             )
+    strategy_of(settings, 0)

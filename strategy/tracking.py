@@ -53,7 +53,9 @@ def tracked(settings: Settings, run: RunDirectory, watcher: Watcher) -> Iterator
     if settings.tracking == "none":
         yield watcher
         return
-    tracking = Tracking(TensorBoard(run) if settings.tracking == "tensorboard" else MLflow(run, settings))
+    tracking = Tracking(
+        settings.tracking, lambda: TensorBoard(run) if settings.tracking == "tensorboard" else MLflow(run, settings)
+    )
     try:
         for _, rows in groupby(run.rows(), lambda row: int(row["round"])):
             tracking.round_ended(list(rows))
@@ -134,8 +136,11 @@ class Tracking:
     The training does not end where a tracker fails: that is told once, as a warning, and it is left alone from then on.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker: Tracker | None = tracker
+    def __init__(self, name: str, start: Callable[[], Tracker]) -> None:
+        self._name = name
+        self._tracker: Tracker | None = None
+        with self._told_of():
+            self._tracker = start()
 
     def round_began(self, number: int, rounds: int, stage: str, messages: int) -> None:
         """Nothing to write yet."""
@@ -148,20 +153,24 @@ class Tracking:
 
     def round_ended(self, rows: Rows) -> None:
         """Write the round."""
-        self._ask(lambda tracker: tracker.log(rows[0]["round"], means(rows)))
+        with self._told_of():
+            if self._tracker is not None:
+                self._tracker.log(rows[0]["round"], means(rows))
 
     def close(self) -> None:
         """The run ended, or was stopped."""
-        self._ask(lambda tracker: tracker.close())
+        with self._told_of():
+            if self._tracker is not None:
+                self._tracker.close()
 
-    def _ask(self, what: Callable[[Tracker], None]) -> None:
-        if self._tracker is None:
-            return
+    @contextmanager
+    def _told_of(self) -> Iterator[None]:
         try:
-            what(self._tracker)
+            yield
         except Exception as error:
-            name, self._tracker = type(self._tracker).__name__, None
-            warnings.warn(f"{name} failed ({_one_line(error)}): it gets no more of this run", stacklevel=2)
+            self._tracker = None
+            told = f"tracking = '{self._name}' failed ({_one_line(error)}): it gets no more of this run"
+            warnings.warn(told, stacklevel=4)
 
 
 @dataclass(frozen=True)

@@ -296,12 +296,26 @@ def test_wrong_settings_are_one_line_and_exit_status_2(args, told):
         ({"partition.kind": "by-class", "partition.quantity": "dirichlet"}, ("partition.quantity", "equal")),
         ({"base.weights": "shipped"}, ("base.weights = 'shipped'", "resnet20", "'train' or a file")),
         ({"base.weights": "trian"}, ("base.weights = 'trian'", "no such file", "'shipped' or 'train'")),
-        ({"warm_start.weights": "no/such", "rounds.warm_start": 0}, ("warm_start.weights = 'no/such'",)),
         ({"data.dir": "/no/such"}, ("data.dir", "/no/such", "does not exist")),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_one_line_and_exit_status_2(write_settings, changes, told):
     refused(invoke("simulate", write_settings(changes)), *told)
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"strategy.name": "nowhere:Mine"}, ("strategy.name = 'nowhere:Mine'", "MODULE:CLASS")),
+        ({"warm_start.weights": "no/such", "rounds.warm_start": 0}, ("warm_start.weights = 'no/such'", "no such file")),
+        ({"warm_start.weights": "shipped", "rounds.warm_start": 0}, ("warm_start.weights = 'shipped'", "'pooled'")),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_base_model_is_trained(write_settings, data_directory, changes, told):
+    before = set(data_directory.rglob("*base-*"))
+    refused(invoke("simulate", write_settings({"base.epochs": 3} | changes)), *told)
+    assert set(data_directory.rglob("*base-*")) == before
     assert not list(Path.cwd().iterdir())
 
 

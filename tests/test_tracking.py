@@ -130,9 +130,21 @@ def test_a_tracker_that_fails_is_told_once_and_does_not_end_the_training(
         def round_ended(self, rows):
             mlflow.MlflowClient().delete_run((run.path / "mlflow.txt").read_text())
 
-    with pytest.warns(UserWarning, match="MLflow failed") as told:
+    with pytest.warns(UserWarning, match="tracking = 'mlflow' failed") as told:
         simulation.run(settings, run, Deletes())
-    assert len([warning for warning in told if "MLflow failed" in str(warning.message)]) == 1
+    assert len([warning for warning in told if "tracking = 'mlflow' failed" in str(warning.message)]) == 1
+    assert results(run) == results(finished.run)
+
+
+def test_a_tracker_that_cannot_begin_is_told_once_and_does_not_end_the_training(
+    stopped, tiny_settings, finished, results
+):
+    pytest.importorskip("tensorboard")
+    settings, run = tiny_settings({"tracking": "tensorboard"}), stopped(2)
+    (run.path / "tensorboard").write_text("in the way")
+    with pytest.warns(UserWarning, match="tracking = 'tensorboard' failed") as told:
+        simulation.run(settings, run, Silent())
+    assert len([warning for warning in told if "tracking = " in str(warning.message)]) == 1
     assert results(run) == results(finished.run)
 
 

@@ -11,7 +11,7 @@ from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.setup import prepare
 from strategy.extras import check_installed
 from strategy.server import Server
-from strategy.tracking import tracked
+from strategy.tracking import make_experiment, tracked
 
 
 def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirectory:
@@ -21,6 +21,7 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
     """
     check_new(out)
     check_installed(settings)
+    make_experiment(settings)
     if settings.partition.kind == "own":
         raise SettingsError(
             "partition.kind = 'own': a simulation has no nodes that bring their own images; allowed: by-client, "

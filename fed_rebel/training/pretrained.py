@@ -94,18 +94,7 @@ def warm_start(
         return fresh_start(settings, base, classes, compute)
     if weights == "pooled":
         return _pooled_warm_start(settings, dataset, base, compute, epoch_done)
-    if weights == "shipped":
-        # A classifier that is fitted needs no weights of its own: it reads the codes of the diagonal GMC's Head1.
-        kind = "gmc-diag" if settings.early.kind in FITTED else settings.early.kind
-        name = f"{dataset.name}-{settings.base.backbone}-{kind}-warm-start"
-        if (found := shipped(name)) is None:
-            raise SettingsError(
-                f"warm_start.weights = 'shipped': none for early.kind = '{settings.early.kind}' with "
-                f"{settings.base.backbone} on {dataset.name}; allowed: 'pooled', 'none' or a file"
-            )
-        path = found
-    else:
-        path = Path(weights).expanduser()
+    path = warm_start_file(settings, dataset)
     try:
         warm = WarmStart.from_tensors(tensor_file.read(path))
         if settings.early.kind in FITTED:
@@ -119,6 +108,29 @@ def warm_start(
     if weights == "shipped" and settings.base.weights != "shipped":
         _warn_of_seen_hold_out(path, dataset)
     return warm
+
+
+def warm_start_file(settings: Settings, dataset: Dataset) -> Path:
+    """Where the weights lie that `warm_start.weights` names: shipped ones, or a file of one's own.
+
+    Raises `SettingsError` where there are none.
+    """
+    weights = settings.warm_start.weights
+    if weights != "shipped":
+        if not (path := Path(weights).expanduser()).is_file():
+            raise SettingsError(
+                f"warm_start.weights = '{weights}': no such file; allowed: a safetensors file, 'shipped', 'pooled' or "
+                "'none'"
+            )
+        return path
+    # A classifier that is fitted needs no weights of its own: it reads the codes of the diagonal GMC's Head1.
+    kind = "gmc-diag" if settings.early.kind in FITTED else settings.early.kind
+    if (found := shipped(f"{dataset.name}-{settings.base.backbone}-{kind}-warm-start")) is None:
+        raise SettingsError(
+            f"warm_start.weights = 'shipped': none for early.kind = '{settings.early.kind}' with "
+            f"{settings.base.backbone} on {dataset.name}; allowed: 'pooled', 'none' or a file"
+        )
+    return found
 
 
 def load_into(module: torch.nn.Module, tensors: tensor_file.Tensors, what: str) -> None:

@@ -191,10 +191,11 @@ def pretrain(
     """Train the base model (base.weights = train) and the pooled warm start (warm_start.weights = pooled).
 
     Both are kept in the data directory's cache under a name made of their settings, so that simulations with the same
-    settings find them; a training that was stopped goes on where it was. With --out the weights are written there
-    too, as a file that base.weights or warm_start.weights takes.
+    settings find them; a training that was stopped goes on where it was. With --out what was trained is written there
+    too: the warm start where it is pooled, as a file that warm_start.weights takes, else the base model, for
+    base.weights.
 
-    Example: fed-rebel pretrain --preset cifar100 --set base.epochs=20
+    Example: fed-rebel pretrain --preset cifar100 --set base.weights=train --set warm_start.weights=pooled
     """
     with _bad_input():
         chosen = _settings(settings, preset, changes)

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fed_rebel import files, tensor_file
-from fed_rebel.cli import app
+from fed_rebel.cli import app, pretrain
 from fed_rebel.runs import RunDirectory, alone
 from fed_rebel.settings import load
 
@@ -198,6 +198,35 @@ def test_what_is_pretrained_is_told_and_can_be_started_from(write_settings, tmp_
     # Its private start is that warm start.
     start = tensor_file.read(tmp_path / "run" / "warm_start.safetensors")
     assert all((start[name] == tensor.to(start[name].dtype)).all() for name, tensor in weights.items())
+
+
+def test_with_a_warm_start_that_is_not_trained_the_base_model_is_what_pretrain_writes(
+    write_settings, finished, tmp_path
+):
+    given = {"rounds.warm_start": 0, "warm_start.weights": str(finished.run.path / "warm_start.safetensors")}
+    ended = invoke("pretrain", write_settings(given), "--out", tmp_path / "base.safetensors")
+    assert ended.exit_code == 0, ended.output
+    assert {name.split(".")[0] for name in tensor_file.read(tmp_path / "base.safetensors")} == {"head", "tail"}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--preset", "cifar100", "--set", "base.epochs=20"), ("warm_start.weights = 'shipped'", "'pooled'")),
+        (("--preset", "demo", "--set", "method=fedavg", "--set", "warm_start.weights=pooled"), ("method = 'fedavg'",)),
+    ],
+)
+def test_pretrain_of_settings_that_train_nothing_is_one_line_and_exit_status_2(args, told, tmp_path):
+    refused(
+        invoke("pretrain", *args, "--out", tmp_path / "out.safetensors"), "base.weights = 'shipped'", "'train'", *told
+    )
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_example_of_pretrain_trains_what_it_says_it_does():
+    *_, example = pretrain.__doc__.strip().splitlines()
+    chosen = load(preset="cifar100", changes=re.findall(r"--set (\S+)", example))
+    assert (chosen.base.weights, chosen.warm_start.weights) == ("train", "pooled")
 
 
 def test_pooled_images_fewer_than_a_batch_are_one_batch(write_settings, tmp_path):

@@ -8,7 +8,7 @@ from torch import Tensor
 from fed_rebel import tensor_file
 from fed_rebel.exits import coverage_curve
 from fed_rebel.launch.progress import ProgressDisplay
-from fed_rebel.settings import Settings
+from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.predict import accuracy_on_test, observe
 from fed_rebel.training.pretrained import hold_out_of, warm_start, warm_start_file
 from fed_rebel.training.setup import Setup, deal_data, prepare
@@ -36,13 +36,15 @@ def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, War
 def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = None) -> None:
     """Make a run's base model and warm start ready, and print how good they are on the test images.
 
-    Writes the warm start, where the settings want one, else the base model, to `out` where that is given: in half
-    precision, which keeps a shipped file small.
+    Writes what was trained, the warm start where it is pooled, else the base model, to `out` where that is given: in
+    half precision, which keeps a shipped file small. Raises `SettingsError` where neither is to be trained.
     """
+    pooled = settings.method == "rebel" and settings.warm_start.weights == "pooled"
+    if settings.base.weights != "train" and not pooled:
+        raise SettingsError(_nothing_to_train(settings))
     setup, start = make_ready(settings, display)
     accuracy = accuracy_on_test(setup.base, setup.dataset, setup.compute)
     print(f"base model: {100 * accuracy:.2f} % of {len(setup.dataset.test)} test images")
-    made = setup.base.state_dict()
     if start is not None and settings.warm_start.weights != "none":
         classes, compute = len(setup.dataset.classes), setup.compute
         model = build_model(settings, setup.base, classes, start.early_seed, compute, start.tensors).eval()
@@ -56,11 +58,21 @@ def pretrain(settings: Settings, display: ProgressDisplay, out: Path | None = No
         for percent in (5, 10, 20, 50, 100):
             answered = curve.local_answered_at(percent / 100)
             print(f"warm start, local at {percent} % coverage: {100 * answered:.2f} %")
-        made = start.to_tensors()
     if out is not None:
+        made = start.to_tensors() if start is not None and pooled else setup.base.state_dict()
         halves = {name: _half(tensor) for name, tensor in made.items()}
         tensor_file.write(out, halves, hold_out_of(setup.dataset))
         print(f"written to {out}")
+
+
+def _nothing_to_train(settings: Settings) -> str:
+    base = f"base.weights = '{settings.base.weights}'"
+    if settings.method != "rebel":
+        return f"{base}: nothing to train, as method = '{settings.method}' has no warm start; allowed: 'train'"
+    return (
+        f"{base}, warm_start.weights = '{settings.warm_start.weights}': nothing to train; "
+        "allowed: base.weights = 'train', warm_start.weights = 'pooled', or both"
+    )
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Rebel:
 
 
 def sent_parts(stage: Stage, head1: str) -> tuple[str, ...]:
-    """The parts that the server sends in a stage: after the private start nothing that is private."""
+    """The parts that the server sends in a stage: once a client has private parts of its own, none of those."""
     shared_head1 = ("head1",) if head1 == "shared" else ()
     return {
         Stage.WARM_START: (*PRIVATE, "head2"),

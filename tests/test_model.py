@@ -23,9 +23,10 @@ from fed_rebel.model.heads import CODE_SHAPE, CODE_SIZE, Head1, Head2, Posterior
 from fed_rebel.model.rebel import PRIVATE, SHARED, Rebel
 from fed_rebel.model.resnet import BACKBONES, BasicBlock, build_base_model
 from fed_rebel.model.twin import twin
-from fed_rebel.settings import load
+from fed_rebel.settings import Settings, load
 from fed_rebel.training.batches import evaluation_batches
-from fed_rebel.training.pretrained import _warn_of_seen_hold_out, shipped
+from fed_rebel.training.compute import choose_compute
+from fed_rebel.training.pretrained import _warn_of_seen_hold_out, base_model, shipped
 from fed_rebel.training.setup import prepare
 from partitions import hold_out
 
@@ -319,6 +320,14 @@ def test_weights_shipped_for_other_rows_say_that_they_have_seen_the_hold_out(nam
     others = SimpleNamespace(name="cifar100", train=SimpleNamespace(labels=np.repeat(np.arange(100), 499)))
     with pytest.warns(UserWarning, match="it has seen some of this run's hold-out"):
         _warn_of_seen_hold_out(weights, others)
+
+
+@pytest.mark.filterwarnings("error")
+def test_shipped_weights_have_not_seen_images_of_a_client_s_own():
+    labels = SimpleNamespace(labels=np.arange(100))
+    own = SimpleNamespace(name="cifar100", train=labels, classes=tuple(map(str, range(100))))
+    settings = Settings.from_flat({"partition.kind": "own", "data.name": "cifar100", "base.weights": "shipped"})
+    assert base_model(settings, own, choose_compute(settings.engine))
 
 
 @pytest.mark.slow

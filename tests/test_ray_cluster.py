@@ -10,6 +10,7 @@ from telling_clients import TellingClients
 
 from fed_rebel.launch.on_ray import run_on_ray
 from fed_rebel.runs import RunDirectory
+from fed_rebel.settings import SettingsError
 from fed_rebel.training.setup import prepare
 from strategy.server import Server
 
@@ -47,6 +48,9 @@ def test_both_nodes_train_clients_and_the_bytes_are_the_same(
     run_on_ray(Server(settings, joined, silent(joined)), TellingClients(str(met)))
     assert len(list(met.iterdir())) == 2
     assert results(joined) == results(finished.run)
+    greedy = tiny_settings({"engine.kind": "ray", "engine.threads": 64})
+    with pytest.raises(SettingsError, match=r"^engine\.threads = 64: the cluster at RAY_ADDRESS has 2 CPUs"):
+        run_on_ray(Server(greedy, joined, silent(joined)), TellingClients(str(met)))
     # Without the address a run has a Ray of its own, whatever cluster is at work on the machine.
     monkeypatch.delenv("RAY_ADDRESS")
     alone = a_run(tmp_path / "alone", settings)

@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError
 
 from fed_rebel.datasets import data_directory
 from fed_rebel.launch.clients_at_once import clients_at_once
-from fed_rebel.settings import Settings
+from fed_rebel.settings import Settings, SettingsError
 from strategy.rounds import RunFailed
 from strategy.server import Server
 
@@ -78,7 +78,7 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
     """Run what is left of a run on Ray: on the cluster of RAY_ADDRESS where that is set, else on one of its own.
 
     Each actor takes `engine.threads` CPUs. A Ray of its own offers as many as the clients that train at once need; on
-    a cluster its CPUs say how many that are.
+    a cluster its CPUs say how many that are. Raises `RunFailed`, and `SettingsError` for more than there are.
     """
     server_app = ServerApp()
 
@@ -98,7 +98,12 @@ def run_on_ray(server: Server, client_app: ClientApp) -> None:
             # Flower, which would connect by itself, lets nobody say what its workers' environment is.
             data = str(data_directory(settings.data.dir or None))
             ray.init(runtime_env={"env_vars": {"FED_REBEL_DATA": data}}, **init_args)
-            at_once = int(ray.cluster_resources()["CPU"] // settings.engine.threads)
+            cpus = int(ray.cluster_resources().get("CPU", 0))
+            if not (at_once := cpus // settings.engine.threads):
+                raise SettingsError(
+                    f"engine.threads = {settings.engine.threads}: the cluster at RAY_ADDRESS has {cpus} CPUs; "
+                    "allowed: at most as many"
+                )
         else:
             # "local": else Ray would join whatever cluster happens to run on this machine.
             init_args |= {"address": "local", "num_cpus": at_once * settings.engine.threads}

@@ -70,7 +70,7 @@ def base_model(
         tensors = tensor_file.read(path)
     except ValueError as error:
         raise SettingsError(f"{what}: {error}; allowed: a safetensors file, 'shipped' or 'train'") from None
-    if base.weights == "shipped":
+    if base.weights == "shipped" and settings.partition.kind != "own":  # images of one's own were in no training
         _warn_of_seen_hold_out(path, dataset)
     model = build_base_model(base.backbone, classes, seed=0)
     load_into(model, tensors, what)

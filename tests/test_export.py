@@ -1,6 +1,7 @@
 """Models that leave the project: ONNX and torch.export say what the modules say."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from fed_rebel import early
 from fed_rebel.cli import app
 from fed_rebel.datasets import augment
 from fed_rebel.early import answer
+from fed_rebel.exits import Thresholds
 from fed_rebel.model.heads import Head1
 from fed_rebel.offload import export
 from fed_rebel.offload.export import export_device
@@ -92,10 +94,22 @@ def by_torch_device(exported, images):
 def test_beside_them_stands_what_a_device_needs_besides(exported, finished):
     about, part = json.loads((exported / "model.json").read_text()), device_part(finished.run.path, CLIENT)
     assert about["client"] == CLIENT
-    assert about["threshold"] == part.thresholds.common
+    assert float(about["threshold"]) == part.thresholds.common
     assert about["server_model"] == part.fingerprint.hex()
     assert about["classes"] == list(part.classes)
     np.testing.assert_array_equal(np.array(about["log_label_shares"], np.float32), part.log_shares.numpy())
+
+
+def test_what_stands_beside_them_is_json_whatever_the_thresholds(finished, tmp_path, monkeypatch):
+    thresholds = Thresholds(math.inf, {0: -math.inf, 3: 0.5, 4: math.inf})
+    part = replace(device_part(finished.run.path, CLIENT), thresholds=thresholds)
+    monkeypatch.setattr(export, "device_part", lambda *_: part)
+    for name in ("export_device", "export_server"):
+        monkeypatch.setattr(export, name, lambda *_: [])
+    export.export(finished.run.path, CLIENT, tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text(), parse_constant=pytest.fail)
+    assert about["threshold"] == "inf"
+    assert about["thresholds_by_label"] == {"0": "-inf", "3": 0.5, "4": "inf"}
 
 
 def test_the_device_part_of_100_classes_is_under_5_megabytes(finished, tmp_path):

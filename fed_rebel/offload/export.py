@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def export(run: Path, client: int, out: Path) -> list[Exported]:
         raise SettingsError(f"export: {missing[0]} is not installed; pip install 'fed-rebel[export]'")
     device, server = device_part(run, client), server_part(run)
     written = [*export_device(device, out), *export_server(server, out)]
-    about = json.dumps(_about(device), indent=2).encode()
+    about = json.dumps(_about(device), indent=2, allow_nan=False).encode()
     files.replace(out / "model.json", about)
     return [*written, Exported(out / "model.json", len(about))]
 
@@ -131,14 +132,18 @@ def _about(part: DevicePart) -> dict[str, Any]:
         "client": part.client,
         "classes": part.classes,
         "server_model": part.fingerprint.hex(),
-        "threshold": part.thresholds.common,
-        "thresholds_by_label": part.thresholds.own,
+        "threshold": _in_json(part.thresholds.common),
+        "thresholds_by_label": {label: _in_json(threshold) for label, threshold in part.thresholds.own.items()},
         "code_low": part.code.low.tolist(),
         "code_high": part.code.high.tolist(),
         "server_answers": part.server_answers,
         "log_label_shares": part.log_shares.tolist(),
         "stack": {"remote": part.stack.remote, "local": part.stack.local, "prior": part.stack.prior},
     }
+
+
+def _in_json(threshold: float) -> float | str:
+    return threshold if math.isfinite(threshold) else str(threshold)  # JSON has no infinity
 
 
 def _affine(normalisation: Normalisation) -> tuple[Tensor, Tensor]:

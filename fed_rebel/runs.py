@@ -374,10 +374,17 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout; unknown where it is none, or where there is no git."""
-    command = ["git", "rev-parse", "HEAD"]
+    """The commit of this checkout; unknown where it is none, or where there is no git.
+
+    Git looks upwards, and above an installed package lies what may be another project's checkout.
+    """
+    package = Path(__file__).parent
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
     except OSError:
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    if done.returncode:
+        return "unknown"
+    checkout, commit = done.stdout.strip().rsplit("\n", 1)
+    return commit if package.parent.samefile(checkout) else "unknown"

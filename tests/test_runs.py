@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fed_rebel import files, tensor_file
+from fed_rebel import files, runs, tensor_file
 from fed_rebel.checksums import Checksum
 from fed_rebel.report.grid import find_runs
 from fed_rebel.runs import RunDirectory, private_file
@@ -409,6 +409,29 @@ def test_a_machine_without_git_can_start_a_run(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     run = RunDirectory.create(tmp_path / "run", Settings(), a_partition(), {})
     assert json.loads((run.path / "environment.json").read_text())["commit"] == "unknown"
+
+
+def test_the_commit_is_that_of_this_checkout_not_of_a_repository_around_an_installation(monkeypatch, tmp_path):
+    def recorded():
+        run = RunDirectory.create(tmp_path / f"run{len(list(tmp_path.iterdir()))}", Settings(), a_partition(), {})
+        return json.loads((run.path / "environment.json").read_text())["commit"]
+
+    def git(*command):
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        done = subprocess.run(["git", "-C", project, *who, *command], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    project = tmp_path / "project"
+    installed = project / ".venv" / "lib" / "fed_rebel"
+    installed.mkdir(parents=True)
+    (project / "fed_rebel").mkdir()
+    git("init")
+    monkeypatch.setattr(runs, "__file__", str(project / "fed_rebel" / "runs.py"))
+    assert recorded() == "unknown"  # nothing is committed yet
+    git("commit", "--allow-empty", "-m", "theirs")
+    assert recorded() == git("rev-parse", "HEAD")
+    monkeypatch.setattr(runs, "__file__", str(installed / "runs.py"))
+    assert recorded() == "unknown"
 
 
 def test_a_file_system_without_hard_links_carries_private_states_over(monkeypatch, tmp_path):

@@ -347,10 +347,11 @@ def offload_device(
 
         credentials, part = of_device(certificate, token_file), device_part(run, client)
         torch.set_num_threads(part.threads)
-        places, own = own_test_images(run, client)
-        pixels, names = own.images, [f"test/{place}" for place in places]
         if images:
             pixels, names = read_images(images), [str(image) for image in images]
+        else:
+            places, own = own_test_images(run, client)
+            pixels, names = own.images, [f"test/{place}" for place in places]
         told = iter(names)
         with Device(
             part,

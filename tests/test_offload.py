@@ -483,6 +483,15 @@ def test_the_device_prints_a_line_an_image(finished, address, tmp_path):
     assert {line[3] for line in same} <= {"device", "server"}
 
 
+def test_for_pictures_the_runs_own_images_are_not_read(finished, address, images, tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.fromarray(images[0]).save(tmp_path / "one.png")
+    monkeypatch.setattr("fed_rebel.offload.parts.own_test_images", lambda *_: pytest.fail("read"))
+    told = invoke("device", finished.run.path, "--client", 0, "--server", address, tmp_path / "one.png")
+    assert told.exit_code == 0, told.output
+
+
 def test_bad_input_is_one_line_and_exit_status_2(finished, address, tmp_path):
     run = finished.run.path
     for told, args in {

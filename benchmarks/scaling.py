@@ -1,6 +1,7 @@
 """Time and memory as clients, images, rounds and parameters grow."""
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -60,12 +61,15 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _measure(*runs: Sequence[object]) -> list[dict[str, float]]:
-    """Seconds and megabytes of runs that take turns: a machine whose speed changes is as fast for each of them."""
-    processes = [start(["-m", "benchmarks.scaling", *map(str, run)]) for run in runs]
-    turns: list[list[tuple[float, float]]] = [[] for _ in runs]
+    """Seconds and megabytes of runs that take turns, from the end of their private start on, before which one runs
+    after another: a machine whose speed changes is as fast for the rounds of each of them."""
+    processes, turns = [], list[list[tuple[float, float]]]()
     try:
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
+        for run in runs:
+            began = time.perf_counter()
+            processes.append(start(["-m", "benchmarks.scaling", *map(str, run)]))
+            os.waitid(os.P_PID, processes[-1].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            turns.append([(began, time.perf_counter())])
         while any(process.poll() is None for process in processes):
             for process, mine in zip(processes, turns, strict=True):
                 began = time.perf_counter()
@@ -111,6 +115,8 @@ def main() -> None:
 
         def round_ended(self, rows: Rows) -> None:
             spans.append((self.began, time.perf_counter()))
+            if len(spans) == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)  # until its first turn
 
     clients, samples, *changes = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder, suppress(StopIteration):

@@ -25,7 +25,7 @@ EpochDone = Callable[[str, int, int, dict[str, float]], None]
 """Called after each epoch with the stage, the epoch (from 1), the number of epochs, and the mean losses."""
 
 RANGE_IMAGES = 10_000
-"""Images at most on whose codes the eight-bit range is fixed."""
+"""Of images on whose codes the eight-bit range is fixed: at least so many, where there are, and under twice as many."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,10 @@ def train_warm_start(
 
 
 def fit_code(model: Rebel, dataset: Dataset, indices: np.ndarray, compute: Compute) -> None:
-    """Fix the eight-bit code's range on the codes of training images, of at most 10,000 of them."""
+    """Fix the eight-bit code's range on the codes of N training images: all of fewer than 20,000, else every k-th.
+
+    k = N // 10,000, which leaves 10,000 to 15,000.
+    """
     model.code.fit(_codes(model, dataset, indices[:: max(1, len(indices) // RANGE_IMAGES)], compute))
 
 

@@ -95,10 +95,6 @@ class Server:
         self._server.stop(grace=2).wait()
         self._batcher.close()
 
-    def wait(self) -> None:
-        """Until it is stopped."""
-        self._server.wait_for_termination()
-
     def _checked(
         self, answer: Callable[[bytes, grpc.ServicerContext], bytes]
     ) -> Callable[[bytes, grpc.ServicerContext], bytes]:

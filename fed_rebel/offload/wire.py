@@ -39,7 +39,6 @@ _LABEL = np.dtype([("label", "<u2"), ("confidence", "<f4")])
 
 QUERIES_HEADER = _PREFIX.size + _QUERIES.size
 """Bytes of a batch of queries beside its codes."""
-ANSWERS_HEADER = _PREFIX.size + _ANSWERS.size
 
 
 class WireError(ValueError):

@@ -32,11 +32,6 @@ class Estimate:
         """Of the interval: what stands after +- where it is symmetric."""
         return (self.high - self.low) / 2
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval."""
-        return self.low > 0 or self.high < 0
-
 
 def mean_interval(values: ArrayLike) -> Estimate:
     """Mean and Student's t interval of independent values, such as a mean a seed; NaN are left out."""

@@ -407,14 +407,17 @@ class Settings(_Section):
     def _check_krum(self) -> None:
         chosen = self.strategy
         needed, there = 2 * chosen.malicious + 3, chosen.chosen_of(self.partition.members)
-        sure, told = there, f"here are {there}; allowed: fewer malicious clients, more clients, or another strategy"
-        if chosen.dropout or chosen.late:
-            sure = min(there, chosen.least)
-            told = told if there < needed else f"and of strategy.least = {chosen.least} it is sure; allowed: {needed}"
-        if chosen.name in ("krum", "multikrum") and sure < needed:
+        if chosen.name not in ("krum", "multikrum"):
+            return
+        if there < needed:
             raise ValueError(
                 f"strategy.malicious = {chosen.malicious}: strategy.name = '{chosen.name}' then needs {needed} clients "
-                f"a round, {told}"
+                f"a round, here are {there}; allowed: fewer malicious clients, more clients, or another strategy"
+            )
+        if (chosen.dropout or chosen.late) and chosen.least < needed:
+            raise ValueError(
+                f"strategy.least = {chosen.least}: strategy.name = '{chosen.name}' needs {needed} clients a round, and "
+                f"simulated dropouts and late replies may leave fewer; allowed: at least {needed}"
             )
 
     def _check_privacy(self) -> None:

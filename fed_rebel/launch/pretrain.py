@@ -6,12 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from fed_rebel import tensor_file
+from fed_rebel.datasets import load
 from fed_rebel.exits import coverage_curve
 from fed_rebel.launch.progress import ProgressDisplay
 from fed_rebel.settings import Settings, SettingsError
 from fed_rebel.training.predict import accuracy_on_test, observe
 from fed_rebel.training.pretrained import hold_out_of, warm_start, warm_start_file
-from fed_rebel.training.setup import Setup, deal_data, prepare
+from fed_rebel.training.setup import Setup, prepare
 from fed_rebel.training.warm_start import WarmStart, build_model, fit_early
 from partitions import hold_out
 
@@ -21,9 +22,9 @@ def make_ready(settings: Settings, display: ProgressDisplay) -> tuple[Setup, War
 
     Methods other than ReBEL start from the base model and have no warm start.
     """
-    weights = settings.warm_start.weights
-    if settings.method == "rebel" and weights not in ("none", "pooled"):
-        warm_start_file(settings, deal_data(settings)[0])  # told before anything is trained
+    trains = settings.base.weights == "train"
+    if trains and settings.method == "rebel" and settings.warm_start.weights not in ("none", "pooled"):
+        warm_start_file(settings, load(settings.data.name, settings.data.dir or None))  # told before the training
     with display.training("base model", settings.base.epochs) as base_epoch_done:
         setup = prepare(settings, lambda epoch, epochs, loss: base_epoch_done(epoch, f"loss {loss:.3f}"))
     if settings.method != "rebel":

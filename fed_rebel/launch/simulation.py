@@ -21,12 +21,12 @@ def begin(settings: Settings, out: Path, display: ProgressDisplay) -> RunDirecto
     """
     check_new(out)
     check_installed(settings)
-    make_experiment(settings)
     if settings.partition.kind == "own":
         raise SettingsError(
             "partition.kind = 'own': a simulation has no nodes that bring their own images; allowed: by-client, "
             "by-class, iid, shards, or a deployment (docs/deployment.md)"
         )
+    make_experiment(settings)
     setup, _ = make_ready(settings, display)
     return RunDirectory.create(out, settings, setup.partition, setup.identity)
 
